@@ -85,11 +85,18 @@ class OneLineParser(argparse.ArgumentParser):
         return f"unknown flag '{word}'" + (f": did you mean '{near[0]}'?" if near else " (see --help)")
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type, prefix: str = "", group: str | None = None) -> None:
-    """Add a flag for each field of the dataclass `cls`; the default None means "as the scale or the run says"."""
+def add_flags(
+    parser: argparse.ArgumentParser, cls: type, prefix: str = "", *, group: str, only: list[str] | None = None
+) -> None:
+    """Add a flag for each field of the dataclass `cls`, or for those in `only`.
+
+    The flags' default None means "as the scale or the run says".
+    """
     hints = typing.get_type_hints(cls)
-    target = parser.add_argument_group(group) if group else parser
+    target = parser.add_argument_group(group)
     for field in dataclasses.fields(cls):
+        if only is not None and field.name not in only:
+            continue
         kind = hints[field.name]
         meta = field.metadata
         target.add_argument(

@@ -44,7 +44,7 @@ class Vae:
     learning_rate: float = setting(1e-4, "Adam's learning rate", low=0)
     batch: int = setting(100, "frames in a training batch", low=1)
     epochs: int = setting(10, "passes over the recorded frames (paper: 1; original code: 10)", low=1, resumable=True)
-    max_steps: int = setting(0, "stop after this many training steps; 0 means no limit", low=0, resumable=True)
+    limit_steps: int = setting(0, "stop after this many training steps; 0 means no limit", low=0, resumable=True)
     dtype: str = setting("float32", "compute type of V's layers; weights stay float32", choices=("float32", "mixed_bfloat16"))
 
 
@@ -85,6 +85,7 @@ class Evaluate:
     """Scoring the agent (paper 3.2: 100 episodes)."""
 
     episodes: int = setting(100, "episodes to play", low=1, resumable=True)
+    render: str = setting("official", "who draws the frames that the agent sees: gymnasium, or our own drawing", choices=("fast", "official"))
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,6 @@ class Task:
         env_module: the module whose import registers `env_id`.
         action_scale, action_offset, action_low, action_high: C's tanh outputs y become the action
             clip(y * scale + offset, low, high), element by element. M is fed the same action.
-        restart: whether M is also fed, and predicts, the restart (death) of an episode.
         record_past_done: whether recording goes on to max_steps when the world says done (original: CarRacing yes).
         solved: mean score over 100 episodes at which the task counts as solved.
         scales: scale name -> Settings.
@@ -175,7 +175,6 @@ class Task:
     action_offset: tuple[float, ...]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
-    restart: bool
     record_past_done: bool
     solved: float
     scales: dict[str, Settings]
@@ -215,7 +214,6 @@ CARRACING = Task(
     action_offset=(0.0, 0.5, 0.0),
     action_low=(-1.0, 0.0, 0.0),
     action_high=(1.0, 1.0, 1.0),
-    restart=False,
     record_past_done=True,
     solved=900.0,
     scales={"smoke": _CARRACING_SMOKE, "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},

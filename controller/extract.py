@@ -1,0 +1,116 @@
+"""Record episodes: the data that V and M learn from.
+
+    python controller/extract.py carracing
+    mpirun -np 8 python controller/extract.py carracing --episodes 1000
+    python controller/extract.py carracing --policy controller
+
+Writes RUN/extract/episodes/*.npz (obs, action, reward, done) and log.jsonl. Exactly the asked number of episodes is
+recorded, whatever the number of processes; episode i is the same on all of them. The same command resumes, and replaces
+files that are missing or damaged.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import zipfile
+
+import numpy as np
+
+from controller.parallel import Ranks, limit_threads, run_ranks
+from env.command import parser, progress, resolve
+from env.episodes import episode_path, is_whole, read_episode, write_episode
+from env.files import JsonlLog
+from env.rundir import Run
+from env.tasks import Settings, Task
+
+PURPOSE = 0  # keeps these episodes' seeds apart from those of training and evaluation
+
+
+def missing_episodes(folder: Path, indices: list[int], thorough: bool) -> list[int]:
+    """Those of `indices` whose file is missing or damaged. Thorough reads every byte; else the end of each file must be
+    there, which no cut file has."""
+    whole = (lambda path: is_whole(path)) if thorough else zipfile.is_zipfile
+    return [index for index in indices if not whole(episode_path(folder, index))]
+
+
+def make_player(task: Task, settings: Settings, run: Path):  # noqa: ANN201 - a Player, imported below
+    """The driver that `extract.policy` names."""
+    from controller.random_policy import RandomPolicy
+
+    if settings.extract.policy == "random":
+        return RandomPolicy(task, settings.vae.z_size)
+    from controller.agent import load_agent
+
+    return load_agent(task, settings, run)
+
+
+def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:
+    """Record this rank's share of the episodes `indices` into the run."""
+    from controller.rollout import Job, episode_seed, rollout
+
+    folder = run / "extract" / "episodes"
+    jobs = [Job(i, 0, episode_seed(settings.seed, PURPOSE, i)) for i in ranks.share(indices)]
+    if not jobs:
+        return
+    player = make_player(task, settings, run)
+    bar = progress(desc="extract", total=len(indices), unit="episode") if ranks.first else None
+    for result in rollout(task, settings.world, player, jobs, record=True, past_done=task.record_past_done):
+        assert result.episode is not None
+        write_episode(episode_path(folder, result.job.index), result.episode)
+        if bar is not None:
+            bar.update(min(ranks.size, bar.total - bar.n))
+    if bar is not None:
+        bar.close()
+
+
+def write_log(run: Run) -> dict[str, float]:
+    """One row for each episode, read from the files; returns the summary."""
+    stage = run.stage("extract")
+    stage.log.unlink(missing_ok=True)
+    log, scores, frames = JsonlLog(stage.log), [], 0
+    for index in range(run.settings.extract.episodes):
+        reward = read_episode(episode_path(stage.dir / "episodes", index), ("reward",))["reward"]
+        log.append({"episode": index, "score": float(reward.sum()), "length": len(reward)})
+        scores.append(float(reward.sum()))
+        frames += len(reward)
+    return {"episodes": len(scores), "frames": frames, "mean_score": float(np.mean(scores)), "std_score": float(np.std(scores))}
+
+
+def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
+    """The extract stage of a run, on all ranks."""
+    run = ranks.on_first(lambda: Run(path, settings))
+    finished = bool(ranks.broadcast(np.array([run.stage("extract").check() if run else False]))[0])
+    folder = path / "extract" / "episodes"
+    everything = list(range(settings.extract.episodes))
+    damaged = np.zeros(len(everything), np.int64)
+    damaged[missing_episodes(folder, ranks.share(everything), thorough=not finished)] = 1
+    missing = [int(i) for i in np.flatnonzero(ranks.total(damaged))]
+    if finished and not missing:
+        if ranks.first:
+            print(f"extract: finished already in {path / 'extract'}")
+        return
+    if run:
+        run.stage("extract").start()
+        folder.mkdir(parents=True, exist_ok=True)
+    ranks.broadcast(np.zeros(1))  # the folder is there
+    record_episodes(ranks, path, task, settings, missing)
+    ranks.total(np.zeros(1))  # all ranks are done
+    if run:
+        summary = write_log(run)
+        run.stage("extract").finish(summary)
+        print(f"extract: {len(everything)} episodes, mean score {summary['mean_score']:.1f} -> {folder}")
+
+
+def main(ranks: Ranks) -> None:
+    parsed = parser(__doc__ or "", "extract").parse_args()
+    task, path, settings = resolve(parsed, "extract")
+    limit_threads(tensorflow=settings.extract.policy != "random")
+    extract_run(ranks, task, path, settings)
+
+
+if __name__ == "__main__":
+    run_ranks(main)

@@ -1,0 +1,128 @@
+"""Work shared by MPI ranks, or done by one process alone: rank 0 works like every other rank.
+
+Started by `mpirun -np 64 python controller/train.py`; without mpirun there is one rank. Waiting never spins: MPI's blocking
+calls keep a core busy, which takes it from a rank that works when there are more ranks than cores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from env.settings import UserError, refuse
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The processes of this job.
+
+    Attributes:
+        rank: this process, 0..size-1.
+        size: how many there are.
+    """
+
+    def __init__(self) -> None:
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._comm = MPI.COMM_WORLD
+        self.rank: int = self._comm.Get_rank()
+        self.size: int = self._comm.Get_size()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which alone writes, prints and decides."""
+        return self.rank == 0
+
+    def share(self, items: list[T]) -> list[T]:
+        """This rank's part of a list that is the same on all ranks; parts differ by one item at most."""
+        return items[self.rank :: self.size]
+
+    def _wait(self, request: Any) -> None:
+        pause = 1e-5
+        while not request.Test():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+
+    def broadcast(self, array: np.ndarray) -> np.ndarray:
+        """Rank 0's array, on every rank; the others give one of the same shape and dtype."""
+        array = np.ascontiguousarray(array)
+        if self.size > 1:
+            self._wait(self._comm.Ibcast(array, root=0))
+        return array
+
+    def total(self, array: np.ndarray) -> np.ndarray:
+        """The sum over ranks, on every rank. Exact where all but one rank give zero."""
+        if self.size == 1:
+            return array
+        result = np.empty_like(array)
+        self._wait(self._comm.Iallreduce(np.ascontiguousarray(array), result, op=self._mpi.SUM))
+        return result
+
+    def on_first(self, work: Callable[[], T]) -> T | None:
+        """Run `work` on rank 0 while the others wait; they get None. Its UserError ends all ranks, with one line."""
+        result, message = None, b""
+        if self.first:
+            try:
+                result = work()
+            except UserError as error:
+                message = str(error).encode()
+        size = self.broadcast(np.array([len(message)]))
+        if size[0]:
+            if self.first:
+                raise UserError(message.decode())
+            sys.exit(2)
+        return result
+
+    def end(self, code: int) -> None:
+        """End all ranks at once."""
+        if self.size > 1:
+            self._comm.Abort(code)
+        sys.exit(code)
+
+
+def run_ranks(main: Callable[[Ranks], None]) -> None:
+    """Run a command on all ranks.
+
+    A UserError that all ranks meet alike is printed once, and they leave with 2. Any other exception on one rank is printed
+    and ends the whole job, which would otherwise wait for that rank for ever.
+    """
+    ranks = Ranks()
+    try:
+        main(ranks)
+    except UserError as error:
+        if ranks.first:
+            refuse(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        ranks.end(130)
+    except Exception:
+        traceback.print_exc()
+        print(f"rank {ranks.rank} of {ranks.size} failed: ending all ranks", file=sys.stderr, flush=True)
+        ranks.end(1)
+
+
+def limit_threads(tensorflow: bool = True) -> None:
+    """Keep this process's numeric libraries to one thread and off any GPU: each rank has one core to itself.
+
+    To be called before TensorFlow does its first operation.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import cv2
+
+    cv2.setNumThreads(0)
+    if tensorflow:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -1,0 +1,49 @@
+"""The random policy that records the training data: the original's agent with random weights.
+
+The original gives V, M and C fresh weights for each episode, standard Cauchy times s with s uniform in [0, 0.01] (original
+carracing/model.py, init_random_model_params). The functions that put them into V and M, however, divide by 10,000, because
+they expect the integers of its weight files (vae/vae.py and rnn/rnn.py, set_model_params). With weights of that size V's mu
+and logvar and M's h are zero but for about 1e-5, so z is plain N(0, 1) noise and the action is C's answer to noise:
+tanh(W z + b). This module computes just that; tests/test_extract.py runs the full agent with such weights beside it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controller.policy import to_action
+from controller.rollout import Job
+from env.tasks import Task
+
+LARGEST_SCALE = 0.01
+
+
+def random_parameters(size: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Parameters for C, standard Cauchy times s, and the s that was drawn: float32 [size], float."""
+    scale = float(rng.uniform(0, LARGEST_SCALE))
+    return (rng.standard_cauchy(size) * scale).astype(np.float32), scale
+
+
+class RandomPolicy:
+    """The original's random agent in one slot (a Player, see controller/rollout.py).
+
+    Args:
+        task: the game.
+        z_size: size of z.
+    """
+
+    slots = 1
+
+    def __init__(self, task: Task, z_size: int) -> None:
+        self._task, self._z_size = task, z_size
+
+    def begin(self, slot: int, job: Job) -> None:
+        self._rng = np.random.default_rng(job.seed)
+        outputs = self._task.action_size
+        params, _ = random_parameters((self._z_size + 1) * outputs, self._rng)
+        self._bias, self._weights = params[:outputs], params[outputs:].reshape(self._z_size, outputs)
+
+    def act(self, frames: np.ndarray) -> np.ndarray:
+        z = self._rng.standard_normal(self._z_size, np.float32)
+        y = np.tanh(z @ self._weights + self._bias)
+        return to_action(self._task, y)[None]

@@ -1,0 +1,144 @@
+"""The one rollout loop: several episodes side by side in slots that refill with the next job."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import gymnasium
+import numpy as np
+
+from env.episodes import Episode
+from env.tasks import Task, World
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to play.
+
+    Attributes:
+        index: the caller's number for it.
+        candidate: which parameter vector plays it.
+        seed: decides everything random in it: the world, V's sampling, and a random policy's weights.
+    """
+
+    index: int
+    candidate: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A played episode: its job, the sum of its rewards, its length in steps, and its frames if they were recorded."""
+
+    job: Job
+    score: float
+    length: int
+    episode: Episode | None = None
+
+
+class Player(Protocol):
+    """Whoever drives: `slots` worlds at once."""
+
+    slots: int
+
+    def begin(self, slot: int, job: Job) -> None:
+        """`slot` starts an episode: forget the last one."""
+
+    def act(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 [slots, 64, 64, 3] -> actions float32 [slots, A]. Slots without an episode get any answer."""
+
+
+def episode_seed(*key: int) -> int:
+    """A seed in [0, 2^31) from the run's seed and what the episode is, well mixed: equal on any number of processes."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0] & 0x7FFFFFFF)
+
+
+def make_world(task: Task, world: World) -> gymnasium.Env:
+    """A world of the task, without gymnasium's per-step checks; its own checks of actions stay."""
+    importlib.import_module(task.env_module)
+    return gymnasium.make(task.env_id, render=world.render, max_episode_steps=world.max_steps, disable_env_checker=True)
+
+
+class _Slot:
+    """One world and the episode it is in."""
+
+    def __init__(self, world: gymnasium.Env, record: bool) -> None:
+        self.world = world
+        self.record = record
+        self.job: Job | None = None
+
+    def start(self, job: Job) -> np.ndarray:
+        self.job, self.score, self.length = job, 0.0, 0
+        self.rows: list[tuple] = []
+        self.frame, _ = self.world.reset(seed=job.seed)
+        return self.frame
+
+    def step(self, action: np.ndarray, past_done: bool) -> bool:
+        """Take the action; returns whether the episode is over."""
+        frame, reward, terminated, truncated, _ = self.world.step(action)
+        if self.record:
+            self.rows.append((self.frame, action.copy(), reward, terminated))
+        self.frame = frame
+        self.score += float(reward)
+        self.length += 1
+        return truncated or (terminated and not past_done)
+
+    def result(self) -> Result:
+        episode = None
+        if self.record:
+            obs, action, reward, done = zip(*self.rows)
+            episode = {
+                "obs": np.stack(obs),
+                "action": np.stack(action).astype(np.float32),
+                "reward": np.array(reward, np.float32),
+                "done": np.array(done, bool),
+            }
+        assert self.job is not None
+        return Result(self.job, self.score, self.length, episode)
+
+
+def rollout(
+    task: Task, world: World, player: Player, jobs: Iterable[Job], *, record: bool = False, past_done: bool = False
+) -> Iterator[Result]:
+    """Play all jobs and yield each result as its episode ends.
+
+    A slot whose episode ended takes the next job at once. What happens in an episode depends on its job alone, not on the
+    slot or on its neighbours.
+
+    Args:
+        task, world: what is played.
+        player: who drives.
+        jobs: the episodes.
+        record: whether results carry their frames.
+        past_done: go on to the step limit when the world says done (the original's recording of CarRacing).
+    """
+    queue = iter(jobs)
+    slots = [_Slot(make_world(task, world), record) for _ in range(player.slots)]
+    frames = np.zeros((player.slots, 64, 64, 3), np.uint8)
+
+    def refill(number: int) -> bool:
+        job = next(queue, None)
+        slots[number].job = job
+        if job is not None:
+            player.begin(number, job)
+            frames[number] = slots[number].start(job)
+        return job is not None
+
+    try:
+        active = [number for number in range(player.slots) if refill(number)]
+        while active:
+            actions = player.act(frames)
+            for number in list(active):
+                slot = slots[number]
+                over = slot.step(actions[number], past_done)
+                frames[number] = slot.frame
+                if over:
+                    yield slot.result()
+                    if not refill(number):
+                        active.remove(number)
+    finally:
+        for slot in slots:
+            slot.world.close()

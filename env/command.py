@@ -1,0 +1,80 @@
+"""What every command shares: its flags, how they become settings, progress bars, and how it fails."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from env.rundir import default_run, saved_settings
+from env.settings import OneLineParser, UserError, add_flags, flag_name, given, refuse
+from env.tasks import SCALES, SECTIONS, TASKS, Settings, Task, get_task
+
+
+def parser(doc: str, stage: str | None) -> OneLineParser:
+    """The parser of a stage's command (its own settings as plain flags), or of the whole pipeline (stage=None, all
+    settings as --stage-field)."""
+    new = OneLineParser(description=doc, prog=Path(sys.argv[0]).name)
+    new.add_argument("task", nargs="?", default="carracing", metavar="TASK", help=f"one of {', '.join(TASKS)} (default: carracing)")
+    new.add_argument("--run", type=Path, metavar="DIR", help="the run's directory (default: runs/TASK, or runs/TASK-SCALE)")
+    new.add_argument("--scale", choices=SCALES, help="a set of settings (default: paper, or what the run was made with)")
+    new.add_argument("--seed", type=int, metavar="int", help="seed of everything random (default: 1)")
+    own = [stage] if stage in SECTIONS else []
+    for section in own if stage else [name for name in SECTIONS if name != "world"]:
+        add_flags(new, SECTIONS[section], "" if stage else f"{section}_", group=f"settings of {section}")
+    taken = {option for action in new._actions for option in action.option_strings}
+    free = [f for f in dataclasses.fields(SECTIONS["world"]) if flag_name(f.name) not in taken]
+    add_flags(new, SECTIONS["world"], group="settings of the world", only=[f.name for f in free])
+    return new
+
+
+def resolve(parsed: argparse.Namespace, stage: str | None) -> tuple[Task, Path, Settings]:
+    """Flags -> (task, run directory, settings): the run's saved settings, else the scale's, with the given flags on top.
+
+    Raises:
+        UserError: unknown task, a value out of bounds, or a run of another task or scale.
+    """
+    task = get_task(parsed.task)
+    run = parsed.run or default_run(task.name, parsed.scale or "paper")
+    base = saved_settings(run) or task.scales[parsed.scale or "paper"]
+    if base.task != task.name:
+        raise UserError(f"{run} is a run of {base.task}, not of {task.name}: choose another --run")
+    if parsed.scale and base.scale != parsed.scale:
+        raise UserError(f"{run} is a run at scale {base.scale}, not {parsed.scale}: choose another --run")
+    changes: dict[str, Any] = {}
+    for name, cls in SECTIONS.items():
+        if stage and name not in (stage, "world"):
+            continue
+        values = given(parsed, cls, "" if stage or name == "world" else f"{name}_")
+        if name == "world" and stage in SECTIONS:
+            values = {k: v for k, v in values.items() if k not in {f.name for f in dataclasses.fields(SECTIONS[stage])}}
+        changes[name] = dataclasses.replace(getattr(base, name), **values)
+    if parsed.seed is not None:
+        changes["seed"] = parsed.seed
+    settings = dataclasses.replace(base, **changes)
+    settings.check()
+    return task, run, settings
+
+
+def progress(steps: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """A progress bar with the time left; silent when the output is not a terminal."""
+    return tqdm(steps, disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05, **options)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command's main function: UserError becomes one line and exit code 2, Ctrl-C exit code 130.
+
+    Under MPI, rank 0 alone prints the line when all ranks fail alike (see controller/parallel.py for the rest).
+    """
+    try:
+        main()
+    except UserError as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        print("interrupted: the same command resumes", file=sys.stderr)
+        sys.exit(130)

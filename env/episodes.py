@@ -1,0 +1,85 @@
+"""Episodes on disk: one npz each, checked by its CRC, streamed so that memory does not grow with their number.
+
+An episode of T steps holds obs uint8 [T, 64, 64, 3], action float32 [T, A], reward float32 [T] and done bool [T]:
+obs[t] is the frame that the agent saw before it took action[t]; reward[t] and done[t] are what that action brought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from env.files import DAMAGE, save_arrays
+from env.settings import UserError
+
+Episode = dict[str, np.ndarray]
+FRAMES = ("obs", "action", "reward", "done")
+LATENTS = ("mu", "logvar", "action", "reward", "done")
+
+
+def episode_path(folder: Path, index: int) -> Path:
+    """The file of episode `index`."""
+    return folder / f"{index:06d}.npz"
+
+
+def write_episode(path: Path, episode: Episode) -> None:
+    """Write atomically. Level 1 of zlib: frames shrink about tenfold at a small part of a rollout's time."""
+    save_arrays(path, episode, compress=1)
+
+
+def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
+    """Read the arrays `keys` of one file.
+
+    Raises:
+        UserError: the file is missing or damaged; the message says how to mend it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            episode = {key: archive[key] for key in keys}
+        if len({len(array) for array in episode.values()}) != 1 or len(episode[keys[0]]) == 0:
+            raise ValueError("arrays of unequal length")
+    except FileNotFoundError:
+        raise UserError(f"episode file {path} is missing: run the extract stage again, it fills the gap") from None
+    except DAMAGE as error:
+        raise UserError(f"episode file {path} is damaged ({error}): delete it and run its stage again") from None
+    return episode
+
+
+def is_whole(path: Path, keys: tuple[str, ...] = FRAMES) -> bool:
+    """Whether the file exists and every byte of `keys` passes its check."""
+    try:
+        read_episode(path, keys)
+    except UserError:
+        return False
+    return True
+
+
+def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool: int = 32) -> Iterator[np.ndarray]:
+    """One pass over all frames of `paths` in random order, each exactly once, as uint8 [batch, 64, 64, 3].
+
+    The original shuffles the whole data set in memory. Here `pool` episodes, drawn in random order, are in memory at a
+    time: a frame of the n-th episode is given out at a random moment while episodes n..n+pool-1 are read. With episodes of
+    1000 frames, a batch of 100 then mixes frames of 32 episodes, at 12 MB each.
+
+    Args:
+        paths: the episodes.
+        batch: frames in a batch; the last ones that do not fill a batch are left out.
+        rng: decides the whole order.
+        pool: episodes in memory.
+    """
+    order = rng.permutation(len(paths))
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []  # (frames, the shares in which they are given out), newest last
+    rest = np.empty((0, 64, 64, 3), np.uint8)
+    for turn in range(len(paths) + pool - 1):
+        if turn < len(paths):
+            frames = read_episode(paths[order[turn]], ("obs",))["obs"]
+            waiting.append((frames, turn + rng.integers(0, pool, len(frames))))
+        waiting = [(frames, when) for frames, when in waiting if when.max(initial=-1) >= turn]
+        share = np.concatenate([rest] + [frames[when == turn] for frames, when in waiting])
+        share = share[rng.permutation(len(share))]
+        whole = len(share) - len(share) % batch
+        for start in range(0, whole, batch):
+            yield share[start : start + batch]
+        rest = share[whole:]

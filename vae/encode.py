@@ -1,0 +1,81 @@
+"""Turn recorded frames into latents: mu and logvar of each frame, next to the actions.
+
+    python vae/encode.py carracing
+
+Reads RUN/extract and RUN/vae, writes RUN/encode/latents/*.npz (one for each episode) and RUN/encode/initial.npz: mu and
+logvar of up to 1000 first frames, where dreams start (original: rnn/series.py, initial_z). z itself is never stored: it is
+sampled anew wherever it is used. The same command resumes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from env.command import parser, progress, resolve, run_command
+from env.episodes import LATENTS, is_whole, read_episode, write_episode
+from env.files import save_arrays
+from env.rundir import Run
+from env.settings import UserError
+from vae.train import episode_paths
+
+INITIAL = 1000  # first frames kept as starting points of dreams
+CHUNK = 200  # frames encoded at a time
+
+
+def vae_weights(run: Run) -> Path:
+    """The run's trained V.
+
+    Raises:
+        UserError: the vae stage is not finished.
+    """
+    if not run.stage("vae").check():
+        raise UserError(f"{run.path} has no trained V: run vae/train.py {run.settings.task} --run {run.path} first")
+    return run.path / "vae" / "weights.npz"
+
+
+def encode_run(run: Run) -> None:
+    """The encode stage of a run."""
+    stage = run.stage("encode")
+    if stage.check():
+        print(f"encode: finished already in {stage.dir}")
+        return
+    import tensorflow as tf
+
+    from vae.vae import FRAME, load_vae
+
+    settings = run.settings
+    model = load_vae(vae_weights(run), settings.vae.z_size, dtype=settings.vae.dtype)
+    stage.start()
+    encode = tf.function(model.encode, input_signature=[tf.TensorSpec((CHUNK, *FRAME), tf.uint8)])
+    paths = episode_paths(run)
+    first: list[tuple[np.ndarray, np.ndarray]] = []
+    for path in progress(paths, desc="encode", unit="episode"):
+        target = stage.dir / "latents" / path.name
+        if not is_whole(target, LATENTS):
+            episode = read_episode(path)
+            frames = episode.pop("obs")
+            padded = np.concatenate([frames, np.zeros((-len(frames) % CHUNK, *FRAME), np.uint8)])
+            parts = [encode(padded[start : start + CHUNK]) for start in range(0, len(padded), CHUNK)]
+            mu, logvar = (np.concatenate([np.asarray(p[i]) for p in parts])[: len(frames)] for i in (0, 1))
+            write_episode(target, episode | {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)})
+        if len(first) < INITIAL:
+            latents = read_episode(target, LATENTS)
+            first.append((latents["mu"][0], latents["logvar"][0]))
+    save_arrays(stage.dir / "initial.npz", {"mu": np.stack([m for m, _ in first]), "logvar": np.stack([v for _, v in first])})
+    stage.finish({"episodes": len(paths)})
+    print(f"encode: {len(paths)} episodes -> {stage.dir / 'latents'}")
+
+
+def main() -> None:
+    parsed = parser(__doc__ or "", "encode").parse_args()
+    _, path, settings = resolve(parsed, "encode")
+    encode_run(Run(path, settings))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,114 @@
+"""Train V on recorded frames.
+
+    python vae/train.py carracing
+    python vae/train.py carracing --scale day --epochs 1 --dtype mixed_bfloat16
+
+Reads RUN/extract, writes RUN/vae: weights.npz, log.jsonl, checkpoint.npz. The same command resumes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from env.command import parser, resolve, run_command
+from env.episodes import episode_path, frame_batches
+from env.files import read_jsonl
+from env.rundir import Run
+from env.settings import UserError
+from env.tasks import Settings
+
+
+def episode_paths(run: Run) -> list[Path]:
+    """The recorded episodes of a run, in order.
+
+    Raises:
+        UserError: the extract stage is not finished.
+    """
+    if not run.stage("extract").check():
+        raise UserError(f"{run.path} has no finished recordings: run controller/extract.py {run.settings.task} --run {run.path} first")
+    return [episode_path(run.path / "extract" / "episodes", i) for i in range(run.settings.extract.episodes)]
+
+
+def count_frames(run: Run) -> int:
+    """Frames in the run's recordings, from their log."""
+    return sum(row["length"] for row in read_jsonl(run.stage("extract").log))
+
+
+def steps_per_epoch(frames: int, settings: Settings) -> int:
+    """Whole batches in a pass over `frames` frames."""
+    steps = frames // settings.vae.batch
+    if steps == 0:
+        raise UserError(f"vae.batch is {settings.vae.batch}, but there are only {frames} frames: take a smaller batch")
+    return steps
+
+
+def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: int) -> Iterator[np.ndarray]:
+    """Batches of all epochs, from the one after `done` on; an epoch's order depends on the seed and its number alone."""
+    for epoch in range(done // per_epoch, settings.vae.epochs):
+        rng = np.random.default_rng([settings.seed, 1, epoch])
+        skip = max(0, done - epoch * per_epoch)
+        yield from islice(frame_batches(paths, settings.vae.batch, rng), skip, None)
+
+
+def train_vae(run: Run) -> None:
+    """The vae stage of a run."""
+    import keras
+    import tensorflow as tf
+
+    from vae.training import adam, train
+    from vae.vae import FRAME, ConvVAE, save_weights
+
+    settings, stage = run.settings, run.stage("vae")
+    if stage.check():
+        print(f"vae: finished already in {stage.dir}")
+        return
+    paths = episode_paths(run)
+    per_epoch = steps_per_epoch(count_frames(run), settings)
+    steps = per_epoch * settings.vae.epochs
+    if settings.vae.limit_steps:
+        steps = min(steps, settings.vae.limit_steps)
+    stage.start()
+    keras.utils.set_random_seed(settings.seed)
+    model = ConvVAE(settings.vae.z_size, settings.vae.kl_tolerance, settings.vae.dtype)
+    optimizer = adam(settings.vae.learning_rate)
+
+    @tf.function
+    def step(frames: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        noise = tf.random.stateless_normal((tf.shape(frames)[0], model.z_size), seed)
+        with tf.GradientTape() as tape:
+            terms = model.loss_terms(frames, noise)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(terms["loss"], variables), variables))
+        return terms
+
+    def batches(done: int) -> Iterator[tuple]:
+        data = tf.data.Dataset.from_generator(
+            lambda: batches_from(paths, settings, per_epoch, done),
+            output_signature=tf.TensorSpec((settings.vae.batch, *FRAME), tf.uint8),
+        )
+        for number, frames in enumerate(data.prefetch(16), start=done):
+            yield frames, tf.constant([settings.seed, number])
+
+    row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=min(100, max(1, steps // 10)))
+    meta = {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size, "steps": steps}
+    save_weights(stage.dir / "weights.npz", model, meta)
+    stage.finish({"steps": steps, **row})
+    print(f"vae: {steps} steps, loss {row.get('loss', float('nan')):.2f} -> {stage.dir / 'weights.npz'}")
+
+
+def main() -> None:
+    parsed = parser(__doc__ or "", "vae").parse_args()
+    _, path, settings = resolve(parsed, "vae")
+    train_vae(Run(path, settings))
+
+
+if __name__ == "__main__":
+    run_command(main)

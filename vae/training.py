@@ -1,0 +1,101 @@
+"""What the training of V and of M share: the loop that counts, logs, checkpoints and resumes around a compiled step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from env.command import progress
+from env.files import JsonlLog, load_arrays, save_arrays
+
+Step = Callable[..., dict[str, tf.Tensor]]
+
+
+def adam(learning_rate: float) -> keras.optimizers.Adam:
+    """Adam as TF1 had it: epsilon 1e-8, where Keras' default is 1e-7."""
+    return keras.optimizers.Adam(learning_rate, epsilon=1e-8)
+
+
+def save_checkpoint(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, step: int) -> None:
+    """Weights, optimizer state and step count in one npz, atomically."""
+    arrays = {f"model/{i}": np.asarray(v) for i, v in enumerate(model.weights)}
+    arrays |= {f"optimizer/{i}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
+    save_arrays(path, arrays, {"step": step})
+
+
+def load_checkpoint(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> int:
+    """Restore from `path` and return the step count; 0 when there is no checkpoint yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    optimizer.build(model.trainable_variables)
+    if not path.exists():
+        return 0
+    arrays, meta = load_arrays(path, "checkpoint")
+    for kind, variables in (("model", model.weights), ("optimizer", optimizer.variables)):
+        for i, variable in enumerate(variables):
+            variable.assign(arrays[f"{kind}/{i}"])
+    return int(meta["step"])
+
+
+def train(
+    folder: Path,
+    name: str,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    step_function: Step,
+    batches: Callable[[int], Iterator[tuple]],
+    steps: int,
+    *,
+    log_every: int,
+    save_every: float = 60.0,
+) -> dict[str, float]:
+    """Train up to `steps` steps, from the checkpoint in `folder` if there is one.
+
+    Args:
+        folder: holds checkpoint.npz and log.jsonl.
+        name: shown by the progress bar.
+        step_function: one compiled training step: a batch -> dict of named scalars.
+        batches: from which step on -> the batches, so that a resumed run sees what an uninterrupted one would.
+        steps: total number of training steps.
+        log_every: steps whose terms are averaged into a row of the log.
+        save_every: seconds between checkpoints.
+
+    Returns:
+        The last row of the log.
+    """
+    checkpoint = folder / "checkpoint.npz"
+    done = load_checkpoint(checkpoint, model, optimizer)
+    log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done)
+    sums: dict[str, tf.Tensor] = {}
+    count, row = 0, {}
+    started = saved = time.monotonic()
+    bar = progress(desc=name, total=steps, initial=done, unit="step")
+    for step, batch in enumerate(batches(done), start=done + 1):
+        if step > steps:
+            break
+        terms = step_function(*batch)
+        sums = {key: sums[key] + value if sums else value for key, value in terms.items()}
+        count += 1
+        bar.update()
+        if step % log_every == 0 or step == steps:
+            row = {"step": step, **{key: float(value) / count for key, value in sums.items()}}
+            row["seconds_per_step"] = (time.monotonic() - started) / count
+            if not np.isfinite(row["loss"]):
+                raise FloatingPointError(f"{name}: the loss became {row['loss']} at step {step}; the last checkpoint is kept")
+            log.append(row)
+            bar.set_postfix({key: f"{row[key]:.4g}" for key in terms})
+            sums, count, started = {}, 0, time.monotonic()
+        if time.monotonic() - saved > save_every or step == steps:
+            # A checkpoint always follows a full row, so that no row of the log covers steps twice.
+            if count == 0:
+                save_checkpoint(checkpoint, model, optimizer, step)
+                saved = time.monotonic()
+    bar.close()
+    return row
