@@ -58,7 +58,7 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
         return
     player = make_player(task, settings, run)
     bar = progress(desc="extract", total=len(indices), unit="episode") if ranks.first else None
-    for result in rollout(task, settings.world, player, jobs, record=True, past_done=task.record_past_done):
+    for result in rollout(task, settings.world, player, jobs, record=True, past_done=settings.extract.past_done):
         assert result.episode is not None
         write_episode(episode_path(folder, result.job.index), result.episode)
         if bar is not None:

@@ -33,6 +33,7 @@ class Extract:
 
     episodes: int = setting(10000, "episodes to record", low=2, resumable=True)
     policy: str = setting("random", "who drives: the original's random policy, or the run's trained C", choices=("random", "controller"))
+    past_done: bool = setting(True, "go on to max_steps when the world says done (original: yes, half the cars leave the playfield)")
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,6 @@ class Task:
         env_module: the module whose import registers `env_id`.
         action_scale, action_offset, action_low, action_high: C's tanh outputs y become the action
             clip(y * scale + offset, low, high), element by element. M is fed the same action.
-        record_past_done: whether recording goes on to max_steps when the world says done (original: CarRacing yes).
         solved: mean score over 100 episodes at which the task counts as solved.
         scales: scale name -> Settings.
     """
@@ -175,7 +175,6 @@ class Task:
     action_offset: tuple[float, ...]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
-    record_past_done: bool
     solved: float
     scales: dict[str, Settings]
 
@@ -214,7 +213,6 @@ CARRACING = Task(
     action_offset=(0.0, 0.5, 0.0),
     action_low=(-1.0, 0.0, 0.0),
     action_high=(1.0, 1.0, 1.0),
-    record_past_done=True,
     solved=900.0,
     scales={"smoke": _CARRACING_SMOKE, "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
