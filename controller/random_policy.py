@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from controller.policy import to_action
-from controller.rollout import Job
+from controller.rollout import Job, episode_rng
 from env.tasks import Task
 
 LARGEST_SCALE = 0.01
@@ -38,7 +38,7 @@ class RandomPolicy:
         self._task, self._z_size = task, z_size
 
     def begin(self, slot: int, job: Job) -> None:
-        self._rng = np.random.default_rng(job.seed)
+        self._rng = episode_rng(job.seed)
         outputs = self._task.action_size
         params, _ = random_parameters((self._z_size + 1) * outputs, self._rng)
         self._bias, self._weights = params[:outputs], params[outputs:].reshape(self._z_size, outputs)

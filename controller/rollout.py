@@ -56,6 +56,11 @@ def episode_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0] & 0x7FFFFFFF)
 
 
+def episode_rng(seed: int) -> np.random.Generator:
+    """The player's generator for an episode: another stream than the one that the world draws from the same seed."""
+    return np.random.default_rng((seed, 1))
+
+
 def make_world(task: Task, world: World) -> gymnasium.Env:
     """A world of the task, without gymnasium's per-step checks; its own checks of actions stay."""
     importlib.import_module(task.env_module)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from env.files import load_arrays
@@ -172,12 +171,3 @@ def load_rnn(path: Path, z_size: int, action_size: int, units: int, mixtures: in
     model = MDNRNN(z_size, action_size, units, mixtures)
     load_weights(path, model)
     return model
-
-
-def sequence(episode: dict[str, np.ndarray], window: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """`window` frames of an episode from a random start, or all of it when window is 0."""
-    length = len(episode["mu"])
-    if not window or window >= length:
-        return episode
-    start = rng.integers(0, length - window + 1)
-    return {key: array[start : start + window] for key, array in episode.items()}

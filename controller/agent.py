@@ -1,0 +1,168 @@
+"""The agent: V, M and C as one compiled step for several episodes side by side.
+
+    frames uint8 [B,64,64,3] --V--> z --M--> state --features--> C (weights of its own in each slot) --> action [B,A]
+
+The order is the original's (carracing/model.py): z_t is a sample of V's posterior, never its mean; C acts on [z_t, h_t];
+then M takes z_t and the action to h_{t+1}. Here M's part of a step is done at the start of the next call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from controller.policy import Policy, to_action
+from controller.rollout import Job, episode_rng
+from env.files import load_arrays, save_arrays
+from env.settings import UserError
+from env.tasks import Settings, Task
+from rnn.rnn import MDNRNN, State, feature_size, features, load_rnn
+from vae.vae import ConvVAE, load_vae
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Agent:
+    """Plays `slots` episodes side by side (a Player, see controller/rollout.py).
+
+    Args:
+        task: how C's outputs become an action.
+        vae, rnn: V and M.
+        policy: the shape of C.
+        feature_names: what C sees, see rnn/rnn.py.
+        slots: B.
+        max_steps: the longest episode, for which noise is drawn.
+    """
+
+    def __init__(
+        self, task: Task, vae: ConvVAE, rnn: MDNRNN, policy: Policy, feature_names: str, slots: int, max_steps: int
+    ) -> None:
+        self.slots = slots
+        self.policy = policy
+        self._task, self._vae, self._rnn = task, vae, rnn
+        self._feature_names, self._max_steps = feature_names, max_steps
+        self._candidates = np.zeros((1, policy.size), np.float32)
+        self._params = np.zeros((slots, policy.size), np.float32)
+        self._noise = np.zeros((slots, max_steps, vae.z_size), np.float32)
+        self._time = np.zeros(slots, np.int64)
+        zeros = np.zeros((slots, vae.z_size), np.float32)
+        self._state = rnn.initial(tf.constant(zeros))
+        self._action = tf.zeros((slots, task.action_size))
+        self._compiled = tf.function(self._step)
+
+    def set_candidates(self, candidates: np.ndarray) -> None:
+        """The parameter vectors [n, size] that jobs name by `candidate`."""
+        self._candidates = np.asarray(candidates, np.float32)
+
+    def begin(self, slot: int, job: Job) -> None:
+        self._params[slot] = self._candidates[job.candidate]
+        # All noise of the episode from its own seed: the same whatever the slot, the rank or the neighbours.
+        self._noise[slot] = episode_rng(job.seed).standard_normal(self._noise.shape[1:], np.float32)
+        self._time[slot] = 0
+
+    def act(self, frames: np.ndarray) -> np.ndarray:
+        noise = self._noise[np.arange(self.slots), np.minimum(self._time, self._max_steps - 1)]
+        self._state, self._action = self._compiled(frames, noise, self._params, self._time == 0, self._state, self._action)
+        self._time += 1
+        return self._action.numpy()
+
+    def _step(
+        self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor
+    ) -> tuple[State, tf.Tensor]:
+        mu, logvar = self._vae.encode(frames)
+        z = self._vae.sample(mu, logvar, noise)
+        started, went_on = self._rnn.initial(z), self._rnn.observe(state, action, z)
+        state = State(*(tf.where(fresh[:, None], a, b) for a, b in zip(started, went_on)))
+        y = self.policy.act(params, features(state, self._feature_names))
+        return state, to_action(self._task, y, tf.clip_by_value)
+
+    @property
+    def latents(self) -> np.ndarray:
+        """The present z of each slot, float32 [slots, z_size]."""
+        return self._state.z.numpy()
+
+
+def make_policy(task: Task, settings: Settings) -> Policy:
+    """The C that the settings describe."""
+    c = settings.controller
+    return Policy(feature_size(c.features, settings.vae.z_size, settings.rnn.units), task.action_size, c.hidden, c.bias)
+
+
+def model_paths(task: Task, run: Path) -> tuple[Path, Path]:
+    """The weights of V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
+
+    Raises:
+        UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
+    """
+    vae, rnn = run / "vae" / "weights.npz", run / "rnn" / "weights.npz"
+    if vae.exists() and rnn.exists():
+        return vae, rnn
+    if vae.exists() or (run / "extract").exists():
+        missing = "vae/train.py" if not vae.exists() else "rnn/train.py"
+        raise UserError(f"{run} is not trained as far as V and M: run {missing} {task.name} --run {run} first, or give another --run")
+    vae, rnn = REPOSITORY / "vae" / f"{task.name}.npz", REPOSITORY / "rnn" / f"{task.name}.npz"
+    if vae.exists() and rnn.exists():
+        return vae, rnn
+    raise UserError(f"there is no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
+
+
+def load_models(task: Task, settings: Settings, run: Path) -> tuple[ConvVAE, MDNRNN]:
+    """V and M by `model_paths`.
+
+    Raises:
+        UserError: as `model_paths`, or weights that do not fit the settings.
+    """
+    vae_path, rnn_path = model_paths(task, run)
+    vae = load_vae(vae_path, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
+    rnn = load_rnn(rnn_path, settings.vae.z_size, task.action_size, settings.rnn.units, settings.rnn.mixtures)
+    return vae, rnn
+
+
+def save_controller(path: Path, params: np.ndarray, settings: Settings, note: dict[str, float]) -> None:
+    """Save C: its flat parameter vector, and what it takes to use it."""
+    c = settings.controller
+    meta = {"model": "controller", "task": settings.task, "features": c.features, "hidden": c.hidden, "bias": c.bias}
+    save_arrays(path, {"params": np.asarray(params, np.float32)}, meta | note)
+
+
+def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndarray, Settings]:
+    """C from a file by `save_controller`: its parameters, and the settings with C's own features, hidden layer and bias.
+
+    Raises:
+        UserError: the file is missing, damaged, a pickle, of another task, or of a size that V and M do not give.
+    """
+    arrays, meta = load_arrays(path)
+    if meta.get("model") != "controller" or "params" not in arrays:
+        raise UserError(f"weights file {path} holds no controller: give a file such as RUN/controller/best.npz")
+    if meta["task"] != task.name:
+        raise UserError(f"weights file {path} is a controller for {meta['task']}, not for {task.name}")
+    shape = {key: meta[key] for key in ("features", "hidden", "bias")}
+    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
+    size = make_policy(task, settings).size
+    if arrays["params"].shape != (size,):
+        raise UserError(
+            f"weights file {path} has parameters of shape {arrays['params'].shape}, expected ({size},) "
+            f"for vae.z_size {settings.vae.z_size} and rnn.units {settings.rnn.units}"
+        )
+    return arrays["params"], settings
+
+
+def load_agent(task: Task, settings: Settings, run: Path, weights: Path | None = None) -> Agent:
+    """The trained agent of a run; with `weights`, another C on its V and M.
+
+    Raises:
+        UserError: as `load_models` and `load_controller`.
+    """
+    params, settings = load_controller(weights or run / "controller" / "best.npz", task, settings)
+    agent = make_agent(task, settings, *load_models(task, settings, run))
+    agent.set_candidates(params[None])
+    return agent
+
+
+def make_agent(task: Task, settings: Settings, vae: ConvVAE, rnn: MDNRNN) -> Agent:
+    """An agent of the settings' C on V and M."""
+    c = settings.controller
+    return Agent(task, vae, rnn, make_policy(task, settings), c.features, c.slots, settings.world.max_steps)

@@ -1,0 +1,160 @@
+"""Evolve C with CMA-ES, the population's episodes spread over MPI ranks.
+
+    mpirun -np 64 python controller/train.py
+    mpirun -np 8 python controller/train.py carracing --population 32 --episodes 4 --seed-groups 1
+    python controller/train.py carracing --scale smoke
+
+Uses V and M of RUN, or, where that run has none, those shipped with the project. Writes RUN/controller: best.npz (the
+distribution's mean at its best scoring), mean.npz (at the last scoring), log.jsonl and es.pkl. The same command resumes.
+The curve is the same on any number of processes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import time
+
+import numpy as np
+
+from controller.parallel import Ranks, limit_threads, run_ranks
+from env.command import parser, progress, resolve
+from env.files import JsonlLog, load_arrays
+from env.rundir import Run
+from env.tasks import Settings, Task
+
+TRAINING, SCORING = 1, 2  # keep the seeds of these episodes apart from each other and from the recordings'
+
+
+def training_seeds(settings: Settings, generation: int) -> np.ndarray:
+    """Seeds of a generation's episodes, int64 [population, episodes]. Candidates seed_groups apart share theirs."""
+    from controller.rollout import episode_seed
+
+    c = settings.controller
+    groups = [[episode_seed(settings.seed, TRAINING, generation, g, e) for e in range(c.episodes)] for g in range(c.seed_groups)]
+    return np.array([groups[candidate % c.seed_groups] for candidate in range(c.population)])
+
+
+def scoring_seeds(settings: Settings, generation: int) -> np.ndarray:
+    """Seeds of the episodes that score the mean after a generation, int64 [1, eval_episodes]."""
+    from controller.rollout import episode_seed
+
+    return np.array([[episode_seed(settings.seed, SCORING, generation, e) for e in range(settings.controller.eval_episodes)]])
+
+
+def play(ranks: Ranks, task: Task, settings: Settings, agent, candidates: np.ndarray, seeds: np.ndarray):  # noqa: ANN001, ANN201
+    """Let each candidate play its episodes, shared by all ranks.
+
+    Args:
+        agent: an Agent, equal on all ranks.
+        candidates: float64 [n, size], equal on all ranks.
+        seeds: int64 [n, e].
+
+    Returns:
+        scores float64 [n, e] and lengths int64 [n, e], complete on every rank.
+    """
+    from controller.rollout import Job, rollout
+
+    agent.set_candidates(candidates)
+    episodes = seeds.shape[1]
+    jobs = [Job(i, i // episodes, int(seed)) for i, seed in enumerate(seeds.ravel())]
+    scores, lengths = np.zeros(len(jobs)), np.zeros(len(jobs), np.int64)
+    for result in rollout(task, settings.world, agent, ranks.share(jobs)):
+        scores[result.job.index], lengths[result.job.index] = result.score, result.length
+    return ranks.total(scores).reshape(seeds.shape), ranks.total(lengths).reshape(seeds.shape)
+
+
+class Evolution:
+    """What rank 0 alone keeps: the evolution strategy, the best solution so far, the log and the progress bar."""
+
+    def __init__(self, run: Run, size: int) -> None:
+        from controller.es import ES
+
+        self.run, self.settings = run, run.settings
+        self.folder = run.path / "controller"
+        c = self.settings.controller
+        state = self.folder / "es.pkl"
+        if state.exists():
+            self.generation, self.es = ES.load(state)
+        else:
+            self.generation, self.es = 0, ES(size, c.population, c.sigma, c.l2, self.settings.seed)
+        best = self.folder / "best.npz"
+        self.best = load_arrays(best)[1]["score"] if best.exists() else -np.inf
+        self.log = JsonlLog(self.folder / "log.jsonl", keep=lambda row: row["generation"] <= self.generation)
+        self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
+
+    def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict:
+        """Learn from a generation and return its row for the log."""
+        fitness = scores.mean(axis=1)
+        self.es.tell(candidates, fitness)
+        self.generation += 1
+        self.bar.update()
+        self.bar.set_postfix(mean=f"{fitness.mean():.0f}", max=f"{fitness.max():.0f}", best=f"{self.best:.0f}")
+        row = {"generation": self.generation, "mean": fitness.mean(), "min": fitness.min(), "max": fitness.max(), "std": fitness.std()}
+        row |= {"sigma": self.es.sigma, "mean_length": lengths.mean(), "steps": int(lengths.sum()), "seconds": seconds}
+        return {key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()}
+
+    def scored(self, mean: np.ndarray, scores: np.ndarray) -> dict:
+        """Keep the mean solution if it is the best so far; returns what the log's row gets."""
+        from controller.agent import save_controller
+
+        note = {"generation": self.generation, "score": float(scores.mean()), "std": float(scores.std()), "episodes": scores.size}
+        save_controller(self.folder / "mean.npz", mean, self.settings, note)
+        if note["score"] > self.best:
+            self.best = note["score"]
+            save_controller(self.folder / "best.npz", mean, self.settings, note)
+        return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
+
+    def commit(self, row: dict) -> None:
+        """The generation is whole: write its row and the state from which a killed run goes on."""
+        self.log.append(row)
+        self.es.save(self.folder / "es.pkl", self.generation)
+
+
+def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
+    """The controller stage of a run, on all ranks."""
+    run = ranks.on_first(lambda: Run(path, settings))
+    if ranks.broadcast(np.array([run.stage("controller").check() if run else False]))[0]:
+        if ranks.first:
+            print(f"controller: finished already in {path / 'controller'}")
+        return
+    from controller.agent import load_models, make_agent, model_paths
+
+    agent = make_agent(task, settings, *load_models(task, settings, path))
+    c, size = settings.controller, agent.policy.size
+    if run:
+        run.stage("controller").start()
+        print(f"controller: {c.population} x {c.episodes} episodes a generation on {ranks.size} ranks; V from {model_paths(task, path)[0]}")
+    evolution = Evolution(run, size) if run else None
+    generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
+    while generation < c.generations:
+        started = time.monotonic()
+        candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, size)))
+        scores, lengths = play(ranks, task, settings, agent, candidates, training_seeds(settings, generation))
+        row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) if evolution else {}
+        generation += 1
+        if generation % c.eval_every == 0 or generation == c.generations:
+            # Rounded to 4 decimals like the original's solutions (train.py, evaluate_batch).
+            mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(size))
+            scores, _ = play(ranks, task, settings, agent, mean[None], scoring_seeds(settings, generation))
+            row |= evolution.scored(mean, scores) if evolution else {}
+        if evolution:
+            evolution.commit(row)
+    if run and evolution:
+        evolution.bar.close()
+        run.stage("controller").finish({"generations": c.generations, "best": evolution.best})
+        print(f"controller: {c.generations} generations, best mean solution {evolution.best:.1f} -> {path / 'controller' / 'best.npz'}")
+
+
+def main(ranks: Ranks) -> None:
+    parsed = parser(__doc__ or "", "controller").parse_args()
+    task, path, settings = resolve(parsed, "controller")
+    limit_threads()
+    evolve(ranks, task, path, settings)
+
+
+if __name__ == "__main__":
+    run_ranks(main)
