@@ -47,16 +47,20 @@ class LSTM(keras.layers.Layer):
         self.kernel = self.add_weight(shape=(inputs + units, 4 * units), initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=(4 * units,), initializer="zeros", name="bias")
 
-    def step(self, projected: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step from the input's share of the gates, `projected` [B, 4 * units]: the next h and c."""
-        gates = projected + tf.matmul(h, self.kernel[self.inputs :])
+    def split(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The kernel's parts for the input [inputs, 4 * units] and for h [units, 4 * units]."""
+        return self.kernel[: self.inputs], self.kernel[self.inputs :]
+
+    @staticmethod
+    def gate(gates: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The next h and c from the gates' sums [B, 4 * units] and c [B, units]."""
         i, j, f, o = tf.split(gates, 4, axis=1)
         c = c * tf.sigmoid(f + 1.0) + tf.sigmoid(i) * tf.tanh(j)
         return tf.tanh(c) * tf.sigmoid(o), c
 
-    def project(self, x: tf.Tensor) -> tf.Tensor:
-        """The input's share of the gates: [..., inputs] -> [..., 4 * units]."""
-        return tf.matmul(x, self.kernel[: self.inputs]) + self.bias
+    def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The next h and c after the input x [B, inputs]."""
+        return self.gate(tf.matmul(tf.concat([x, h], axis=1), self.kernel) + self.bias, c)
 
     def call(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         """All h of a sequence.
@@ -68,10 +72,21 @@ class LSTM(keras.layers.Layer):
         Returns:
             h after each step, [B, T, units].
         """
-        # The inputs of all steps go through one large product; only the recurrent product is left in the loop.
-        projected = self.project(tf.transpose(x, (1, 0, 2)))
-        every_h, _ = tf.scan(lambda state, p: self.step(p, *state), projected, (h, c))
-        return tf.transpose(every_h, (1, 0, 2))
+        # The inputs of all steps go through one large product; only the recurrent product is left in the loop. The kernel
+        # is cut outside of it: inside, each step would copy it, and pad its gradient.
+        input_kernel, recurrent_kernel = self.split()
+        projected = tf.matmul(tf.transpose(x, (1, 0, 2)), input_kernel) + self.bias
+        steps = tf.shape(projected)[0]
+        inputs = tf.TensorArray(tf.float32, size=steps).unstack(projected)  # slices of a tensor have dear gradients
+        every_h = tf.TensorArray(tf.float32, size=steps)
+
+        def body(t: tf.Tensor, h: tf.Tensor, c: tf.Tensor, every_h: tf.TensorArray) -> tuple:
+            h, c = self.gate(inputs.read(t) + tf.matmul(h, recurrent_kernel), c)
+            return t + 1, h, c, every_h.write(t, h)
+
+        state = (tf.constant(0), h, c, every_h)
+        *_, every_h = tf.while_loop(lambda t, *_: t < steps, body, state, maximum_iterations=steps)
+        return tf.transpose(every_h.stack(), (1, 0, 2))
 
 
 class MDNRNN(keras.Model):
@@ -99,8 +114,7 @@ class MDNRNN(keras.Model):
 
     def advance(self, state: State, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """h and c after the action [B, action_size] was taken in `state`."""
-        x = tf.concat([state.z, action], axis=1)
-        return self.lstm.step(self.lstm.project(x), state.h, state.c)
+        return self.lstm.step(tf.concat([state.z, action], axis=1), state.h, state.c)
 
     def observe(self, state: State, action: tf.Tensor, z: tf.Tensor) -> State:
         """The next state, when the world answered the action [B, action_size] with the latent vector `z` [B, z_size]."""
