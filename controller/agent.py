@@ -16,13 +16,12 @@ import tensorflow as tf
 
 from controller.policy import Policy, to_action
 from controller.rollout import Job, episode_rng
+from controller.weights import model_paths
 from env.files import load_arrays, save_arrays
 from env.settings import UserError
 from env.tasks import Settings, Task
 from rnn.rnn import MDNRNN, State, feature_size, features, load_rnn
 from vae.vae import ConvVAE, load_vae
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class Agent:
@@ -42,7 +41,7 @@ class Agent:
     ) -> None:
         self.slots = slots
         self.policy = policy
-        self._task, self._vae, self._rnn = task, vae, rnn
+        self._task, self.vae, self.rnn = task, vae, rnn
         self._feature_names, self._max_steps = feature_names, max_steps
         self._candidates = np.zeros((1, policy.size), np.float32)
         self._params = np.zeros((slots, policy.size), np.float32)
@@ -72,9 +71,9 @@ class Agent:
     def _step(
         self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor
     ) -> tuple[State, tf.Tensor]:
-        mu, logvar = self._vae.encode(frames)
-        z = self._vae.sample(mu, logvar, noise)
-        started, went_on = self._rnn.initial(z), self._rnn.observe(state, action, z)
+        mu, logvar = self.vae.encode(frames)
+        z = self.vae.sample(mu, logvar, noise)
+        started, went_on = self.rnn.initial(z), self.rnn.observe(state, action, z)
         state = State(*(tf.where(fresh[:, None], a, b) for a, b in zip(started, went_on)))
         y = self.policy.act(params, features(state, self._feature_names))
         return state, to_action(self._task, y, tf.clip_by_value)
@@ -91,25 +90,7 @@ def make_policy(task: Task, settings: Settings) -> Policy:
     return Policy(feature_size(c.features, settings.vae.z_size, settings.rnn.units), task.action_size, c.hidden, c.bias)
 
 
-def model_paths(task: Task, run: Path) -> tuple[Path, Path]:
-    """The weights of V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
-
-    Raises:
-        UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
-    """
-    vae, rnn = run / "vae" / "weights.npz", run / "rnn" / "weights.npz"
-    if vae.exists() and rnn.exists():
-        return vae, rnn
-    if vae.exists() or (run / "extract").exists():
-        missing = "vae/train.py" if not vae.exists() else "rnn/train.py"
-        raise UserError(f"{run} is not trained as far as V and M: run {missing} {task.name} --run {run} first, or give another --run")
-    vae, rnn = REPOSITORY / "vae" / f"{task.name}.npz", REPOSITORY / "rnn" / f"{task.name}.npz"
-    if vae.exists() and rnn.exists():
-        return vae, rnn
-    raise UserError(f"there is no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
-
-
-def load_models(task: Task, settings: Settings, run: Path) -> tuple[ConvVAE, MDNRNN]:
+def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvVAE, MDNRNN]:
     """V and M by `model_paths`.
 
     Raises:
@@ -150,16 +131,16 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
     return arrays["params"], settings
 
 
-def load_agent(task: Task, settings: Settings, run: Path, weights: Path | None = None) -> Agent:
-    """The trained agent of a run; with `weights`, another C on its V and M.
+def load_agent(task: Task, settings: Settings, run: Path | None, weights: Path) -> tuple[Agent, Settings]:
+    """The agent of the C in `weights` on the V and M of a run (None: the shipped ones), and the settings with C's shape.
 
     Raises:
         UserError: as `load_models` and `load_controller`.
     """
-    params, settings = load_controller(weights or run / "controller" / "best.npz", task, settings)
+    params, settings = load_controller(weights, task, settings)
     agent = make_agent(task, settings, *load_models(task, settings, run))
     agent.set_candidates(params[None])
-    return agent
+    return agent, settings
 
 
 def make_agent(task: Task, settings: Settings, vae: ConvVAE, rnn: MDNRNN) -> Agent:

@@ -20,8 +20,9 @@ import zipfile
 
 import numpy as np
 
-from controller.parallel import Ranks, limit_threads, run_ranks
+from controller.parallel import Ranks, run_ranks
 from env.command import parser, progress, resolve
+from env.compute import limit_threads
 from env.episodes import episode_path, is_whole, read_episode, write_episode
 from env.files import JsonlLog
 from env.rundir import Run
@@ -45,7 +46,7 @@ def make_player(task: Task, settings: Settings, run: Path):  # noqa: ANN201 - a 
         return RandomPolicy(task, settings.vae.z_size)
     from controller.agent import load_agent
 
-    return load_agent(task, settings, run)
+    return load_agent(task, settings, run, run / "controller" / "best.npz")[0]
 
 
 def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:

@@ -6,7 +6,6 @@ calls keep a core busy, which takes it from a rank that works when there are mor
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
@@ -107,22 +106,3 @@ def run_ranks(main: Callable[[Ranks], None]) -> None:
         traceback.print_exc()
         print(f"rank {ranks.rank} of {ranks.size} failed: ending all ranks", file=sys.stderr, flush=True)
         ranks.end(1)
-
-
-def limit_threads(tensorflow: bool = True) -> None:
-    """Keep this process's numeric libraries to one thread and off any GPU: each rank has one core to itself.
-
-    To be called before TensorFlow does its first operation.
-    """
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import cv2
-
-    cv2.setNumThreads(0)
-    if tensorflow:
-        import tensorflow as tf
-
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)

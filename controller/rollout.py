@@ -61,10 +61,16 @@ def episode_rng(seed: int) -> np.random.Generator:
     return np.random.default_rng((seed, 1))
 
 
-def make_world(task: Task, world: World) -> gymnasium.Env:
-    """A world of the task, without gymnasium's per-step checks; its own checks of actions stay."""
+def make_world(task: Task, world: World, render_mode: str | None = None) -> gymnasium.Env:
+    """A world of the task, without gymnasium's per-step checks; its own checks of actions stay.
+
+    Args:
+        task, world: which world, and its settings.
+        render_mode: gymnasium's, for those who call the world's render().
+    """
     importlib.import_module(task.env_module)
-    return gymnasium.make(task.env_id, render=world.render, max_episode_steps=world.max_steps, disable_env_checker=True)
+    options = {"render": world.render, "frames": world.frames, "render_mode": render_mode}
+    return gymnasium.make(task.env_id, max_episode_steps=world.max_steps, disable_env_checker=True, **options)
 
 
 class _Slot:

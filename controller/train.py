@@ -20,8 +20,10 @@ import time
 
 import numpy as np
 
-from controller.parallel import Ranks, limit_threads, run_ranks
+from controller.parallel import Ranks, run_ranks
+from controller.weights import model_paths
 from env.command import parser, progress, resolve
+from env.compute import limit_threads
 from env.files import JsonlLog, load_arrays
 from env.rundir import Run
 from env.tasks import Settings, Task
@@ -121,13 +123,15 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         if ranks.first:
             print(f"controller: finished already in {path / 'controller'}")
         return
-    from controller.agent import load_models, make_agent, model_paths
+    models = model_paths(task, path)
+    limit_threads()
+    from controller.agent import load_models, make_agent
 
     agent = make_agent(task, settings, *load_models(task, settings, path))
     c, size = settings.controller, agent.policy.size
     if run:
         run.stage("controller").start()
-        print(f"controller: {c.population} x {c.episodes} episodes a generation on {ranks.size} ranks; V from {model_paths(task, path)[0]}")
+        print(f"controller: {c.population} x {c.episodes} episodes a generation on {ranks.size} ranks; V from {models[0]}")
     evolution = Evolution(run, size) if run else None
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     while generation < c.generations:
@@ -152,7 +156,6 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
 def main(ranks: Ranks) -> None:
     parsed = parser(__doc__ or "", "controller").parse_args()
     task, path, settings = resolve(parsed, "controller")
-    limit_threads()
     evolve(ranks, task, path, settings)
 
 

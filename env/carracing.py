@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.box2d.car_racing import CarRacing as GymnasiumCarRacing
+from PIL import Image
 
 from env.drawing import ROWS, TrackPainter
 
@@ -34,6 +35,29 @@ def process(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture[:ROWS], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
 
+def process_as_original(picture: np.ndarray) -> np.ndarray:
+    """Crop and resize just as the authors' code did, for V's of theirs (original carracing/env.py, _process_frame).
+
+    Its scipy imresize stretched a float image's darkest..brightest to 0..255 before Pillow's bilinear resize, and its
+    round((1 - x) * 255) was meant for x in 0..1: on 0..255, cast to uint8, it is (x - 1) mod 256.
+
+    Args:
+        picture: as `process`.
+
+    Returns:
+        uint8 [64, 64, 3].
+    """
+    x = picture[:ROWS].astype(np.float64)
+    low, high = x.min(), x.max()
+    stretched = (x - low) * (255.0 / (high - low or 1.0)) + 0.5
+    image = Image.fromarray(np.clip(stretched, 0, 255).astype(np.uint8))
+    small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    return small - np.uint8(1)
+
+
+_PROCESS = {"plain": process, "original": process_as_original}
+
+
 class CarRacing(GymnasiumCarRacing):
     """CarRacing-v3 with 64x64x3 uint8 observations.
 
@@ -43,17 +67,21 @@ class CarRacing(GymnasiumCarRacing):
 
     Args:
         render: "fast" for our own drawing of the observations, "official" for gymnasium's.
+        frames: "plain" to crop and resize, "original" for the authors' processing of colours.
         render_mode: gymnasium's; what `render()` returns is always gymnasium's own large picture.
 
     Raises:
-        ValueError: on an unknown `render`, and on actions that are not three numbers.
+        ValueError: on an unknown `render` or `frames`, and on actions that are not three numbers.
     """
 
-    def __init__(self, render: str = "fast", render_mode: str | None = None) -> None:
+    def __init__(self, render: str = "fast", frames: str = "plain", render_mode: str | None = None) -> None:
         if render not in ("fast", "official"):
             raise ValueError(f"render is {render!r}: choose 'fast' or 'official'")
+        if frames not in _PROCESS:
+            raise ValueError(f"frames is {frames!r}: choose 'plain' or 'original'")
         super().__init__(render_mode=render_mode, lap_complete_percent=1.0)
         self._draw_fast = render == "fast"
+        self._process = _PROCESS[frames]
         self._painter: TrackPainter | None = None
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
@@ -73,10 +101,10 @@ class CarRacing(GymnasiumCarRacing):
         if mode != "state_pixels":
             return super()._render(mode)
         if not self._draw_fast:
-            return process(super()._render(mode))
+            return self._process(super()._render(mode))
         if self._painter is None:
             self._painter = TrackPainter(self.road_poly)
-        return process(self._painter.frame(self))
+        return self._process(self._painter.frame(self))
 
 
 def _register() -> None:

@@ -110,10 +110,9 @@ class JsonlLog:
         write_atomic(path, lambda file: file.writelines((json.dumps(row) + "\n").encode() for row in rows))
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add one row; floats are kept to six significant digits."""
-        short = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+        """Add one row."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(short) + "\n")
+            file.write(json.dumps(row) + "\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ class World:
     """The environment, shared by every stage that plays it."""
 
     render: str = setting("fast", "who draws the frames: our own drawing, or gymnasium's (some 20 times slower)", choices=("fast", "official"))
+    frames: str = setting("plain", "how a picture becomes a frame: cropped and resized, or just as the original did", choices=("plain", "original"))
     max_steps: int = setting(1000, "steps after which an episode is cut", low=2)
 
 

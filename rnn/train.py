@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from env.command import parser, resolve, run_command
+from env.compute import start_tensorflow
 from env.episodes import episode_path, read_episode
 from env.files import read_jsonl
 from env.rundir import Run
@@ -64,6 +65,24 @@ def batch_at(paths: list[Path], settings: Settings, step: int) -> tuple[np.ndarr
     return mu, logvar, action
 
 
+def make_step(model, optimizer, grad_clip: float):  # noqa: ANN001, ANN201 - an MDNRNN and a Keras optimizer, imported late
+    """The compiled training step: mu, logvar, action [B, T, size] and an int32 [2] seed -> the terms of the loss."""
+    import tensorflow as tf
+
+    @tf.function
+    def step(mu: tf.Tensor, logvar: tf.Tensor, action: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        noise = tf.random.stateless_normal(tf.shape(mu), seed)
+        with tf.GradientTape() as tape:
+            terms = model.loss_terms(mu, logvar, action, noise)
+        variables = model.trainable_variables
+        # Element by element, not by norm: the original's clip_by_value.
+        gradients = [tf.clip_by_value(g, -grad_clip, grad_clip) for g in tape.gradient(terms["loss"], variables)]
+        optimizer.apply_gradients(zip(gradients, variables))
+        return terms
+
+    return step
+
+
 def train_rnn(run: Run, task: Task) -> None:
     """The rnn stage of a run."""
     settings, stage = run.settings, run.stage("rnn")
@@ -71,6 +90,7 @@ def train_rnn(run: Run, task: Task) -> None:
         print(f"rnn: finished already in {stage.dir}")
         return
     paths = usable_episodes(run)
+    start_tensorflow()
     import keras
     import tensorflow as tf
 
@@ -84,16 +104,7 @@ def train_rnn(run: Run, task: Task) -> None:
     model = MDNRNN(settings.vae.z_size, task.action_size, rnn.units, rnn.mixtures)
     optimizer = adam(rnn.learning_rate)
 
-    @tf.function
-    def step(mu: tf.Tensor, logvar: tf.Tensor, action: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        noise = tf.random.stateless_normal(tf.shape(mu), seed)
-        with tf.GradientTape() as tape:
-            terms = model.loss_terms(mu, logvar, action, noise)
-        variables = model.trainable_variables
-        # Element by element, not by norm: the original's clip_by_value.
-        gradients = [tf.clip_by_value(g, -rnn.grad_clip, rnn.grad_clip) for g in tape.gradient(terms["loss"], variables)]
-        optimizer.apply_gradients(zip(gradients, variables))
-        return terms
+    step = make_step(model, optimizer, rnn.grad_clip)
 
     def batches(done: int) -> Iterator[tuple]:
         signature = (

@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import numpy as np
 
 from env.command import parser, progress, resolve, run_command
+from env.compute import start_tensorflow
 from env.episodes import LATENTS, is_whole, read_episode, write_episode
 from env.files import save_arrays
 from env.rundir import Run
@@ -44,6 +45,7 @@ def encode_run(run: Run) -> None:
     if stage.check():
         print(f"encode: finished already in {stage.dir}")
         return
+    start_tensorflow()
     import tensorflow as tf
 
     from vae.vae import FRAME, load_vae

@@ -19,6 +19,7 @@ from itertools import islice
 import numpy as np
 
 from env.command import parser, resolve, run_command
+from env.compute import start_tensorflow
 from env.episodes import episode_path, frame_batches
 from env.files import read_jsonl
 from env.rundir import Run
@@ -58,27 +59,9 @@ def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: in
         yield from islice(frame_batches(paths, settings.vae.batch, rng), skip, None)
 
 
-def train_vae(run: Run) -> None:
-    """The vae stage of a run."""
-    import keras
+def make_step(model, optimizer):  # noqa: ANN001, ANN201 - a ConvVAE and a Keras optimizer, imported late
+    """The compiled training step: frames uint8 [B, 64, 64, 3] and an int32 [2] seed -> the terms of the loss."""
     import tensorflow as tf
-
-    from vae.training import adam, train
-    from vae.vae import FRAME, ConvVAE, save_weights
-
-    settings, stage = run.settings, run.stage("vae")
-    if stage.check():
-        print(f"vae: finished already in {stage.dir}")
-        return
-    paths = episode_paths(run)
-    per_epoch = steps_per_epoch(count_frames(run), settings)
-    steps = per_epoch * settings.vae.epochs
-    if settings.vae.limit_steps:
-        steps = min(steps, settings.vae.limit_steps)
-    stage.start()
-    keras.utils.set_random_seed(settings.seed)
-    model = ConvVAE(settings.vae.z_size, settings.vae.kl_tolerance, settings.vae.dtype)
-    optimizer = adam(settings.vae.learning_rate)
 
     @tf.function
     def step(frames: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -88,6 +71,34 @@ def train_vae(run: Run) -> None:
         variables = model.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(terms["loss"], variables), variables))
         return terms
+
+    return step
+
+
+def train_vae(run: Run) -> None:
+    """The vae stage of a run."""
+    settings, stage = run.settings, run.stage("vae")
+    if stage.check():
+        print(f"vae: finished already in {stage.dir}")
+        return
+    paths = episode_paths(run)
+    per_epoch = steps_per_epoch(count_frames(run), settings)
+    steps = per_epoch * settings.vae.epochs
+    if settings.vae.limit_steps:
+        steps = min(steps, settings.vae.limit_steps)
+    start_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from vae.training import adam, train
+    from vae.vae import FRAME, ConvVAE, save_weights
+
+    stage.start()
+    keras.utils.set_random_seed(settings.seed)
+    model = ConvVAE(settings.vae.z_size, settings.vae.kl_tolerance, settings.vae.dtype)
+    optimizer = adam(settings.vae.learning_rate)
+
+    step = make_step(model, optimizer)
 
     def batches(done: int) -> Iterator[tuple]:
         data = tf.data.Dataset.from_generator(

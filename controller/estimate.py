@@ -1,0 +1,178 @@
+"""Measure this machine for a few seconds and say how long each stage of a run will take on it.
+
+    python controller/estimate.py carracing --scale day
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from env.command import parser, resolve, run_command
+from env.compute import available_cores, limit_threads, start_tensorflow
+from env.settings import UserError
+from env.tasks import SCALES, Settings, Task
+
+PROBE_STEPS = 150
+
+
+def rate(work: Callable[[], int], seconds: float = 1.5) -> float:
+    """Units of work a second, over at least `seconds`, after one call to warm up."""
+    work()
+    started, units = time.monotonic(), 0
+    while time.monotonic() - started < seconds:
+        units += work()
+    return units / (time.monotonic() - started)
+
+
+def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
+    """Steps a second on one core: recording, the agent's whole loop, and scoring with gymnasium's drawing."""
+    limit_threads()
+    from controller.agent import make_agent
+    from controller.random_policy import RandomPolicy
+    from controller.rollout import Job, rollout
+    from rnn.rnn import MDNRNN
+    from vae.vae import ConvVAE
+
+    vae = ConvVAE(settings.vae.z_size, dtype=settings.controller.dtype)
+    rnn = MDNRNN(settings.vae.z_size, task.action_size, settings.rnn.units, settings.rnn.mixtures)
+    world = replace(settings.world, max_steps=PROBE_STEPS)
+    agent = make_agent(task, replace(settings, world=world), vae, rnn)
+
+    def steps(player, render: str) -> int:  # noqa: ANN001 - a Player
+        jobs = [Job(i, 0, i) for i in range(player.slots)]
+        return sum(r.length for r in rollout(task, replace(world, render=render), player, jobs))
+
+    return {
+        "extract": rate(lambda: steps(RandomPolicy(task, settings.vae.z_size), settings.world.render)),
+        "controller": rate(lambda: steps(agent, settings.world.render)),
+        "evaluate": rate(lambda: steps(agent, settings.evaluate.render), 3.0),
+    }
+
+
+def measure_training(task: Task, settings: Settings) -> dict[str, float]:
+    """On all cores: frames a second that train V and that V encodes, and time steps a second that train M."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    from rnn.rnn import MDNRNN
+    from rnn.train import make_step as rnn_step
+    from vae.train import make_step as vae_step
+    from vae.training import adam
+    from vae.vae import FRAME, ConvVAE
+
+    rng = np.random.default_rng(0)
+    z_size, batch = settings.vae.z_size, settings.vae.batch
+    frames = tf.constant(rng.integers(0, 256, (batch, *FRAME), np.uint8))
+    vae = ConvVAE(z_size, settings.vae.kl_tolerance, settings.vae.dtype)
+    optimizer = adam(settings.vae.learning_rate)
+    optimizer.build(vae.trainable_variables)
+    train_v, encode = vae_step(vae, optimizer), tf.function(vae.encode)
+    seed = tf.constant([0, 0])
+
+    sequences, length = min(settings.rnn.batch, 20), 100
+    latents = tf.constant(rng.standard_normal((sequences, length, z_size)), tf.float16)
+    actions = tf.zeros((sequences, length, task.action_size))
+    rnn = MDNRNN(z_size, task.action_size, settings.rnn.units, settings.rnn.mixtures)
+    rnn_optimizer = adam(settings.rnn.learning_rate)
+    rnn_optimizer.build(rnn.trainable_variables)
+    train_m = rnn_step(rnn, rnn_optimizer, settings.rnn.grad_clip)
+
+    def count(units: int, terms: object) -> int:
+        tf.nest.map_structure(lambda t: t.numpy(), terms)
+        return units
+
+    return {
+        "vae": rate(lambda: count(batch, train_v(frames, seed))),
+        "encode": rate(lambda: count(batch, encode(frames))),
+        "rnn": rate(lambda: count(sequences * length, train_m(latents, latents * 0, actions, seed))),
+    }
+
+
+def amounts(settings: Settings) -> dict[str, float]:
+    """Each stage's whole work: steps, frames or time steps."""
+    frames = settings.extract.episodes * settings.world.max_steps
+    vae_frames = frames * settings.vae.epochs
+    if settings.vae.limit_steps:
+        vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
+    c, most = settings.controller, settings.world.max_steps
+    scorings = -(-c.generations // c.eval_every)
+    return {
+        "extract": frames,
+        "vae": vae_frames,
+        "encode": frames,
+        "rnn": settings.rnn.steps * settings.rnn.batch * (settings.rnn.window or most),
+        "controller": (c.generations * c.population * c.episodes + scorings * c.eval_episodes) * most,
+        "evaluate": settings.evaluate.episodes * most,
+    }
+
+
+def duration(seconds: float) -> str:
+    """'50 s', '12 min', '3.5 h' or '40 days'."""
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"
+
+
+def stage_seconds(rates: dict[str, float], settings: Settings, ranks: int) -> dict[str, float]:
+    """Seconds of each stage with `ranks` processes where a stage is shared by ranks."""
+    shared = {"extract", "controller", "evaluate"}
+    return {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(settings).items()}
+
+
+def measure(arguments: list[str]) -> dict[str, float]:
+    """All rates, each part measured by a process of its own, since a process settles its threads once.
+
+    Args:
+        arguments: the command line that names the task and the settings.
+    """
+    rates: dict[str, float] = {}
+    for part in ("worlds", "training"):
+        command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--part", part]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            raise UserError(f"measuring this machine failed: {answer.stderr.strip().splitlines()[-1:]}; go on with --no-estimate")
+        rates |= json.loads(answer.stdout.splitlines()[-1])
+    return rates
+
+
+def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int) -> str:
+    """What will run, how long each stage takes here, and how long the other scales would take."""
+    work = amounts(settings)
+    seconds = stage_seconds(rates, settings, ranks)
+    units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
+    lines = [f"{task.title} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
+    for name, value in seconds.items():
+        lines.append(f"  {name:<11}{work[name]:>15,.0f} {units.get(name, 'steps'):<11}{duration(value):>9}")
+    lines.append(f"  in all, without starting up: {duration(sum(seconds.values()))}")
+    for scale in SCALES[: SCALES.index(settings.scale)]:
+        smaller = sum(stage_seconds(rates, task.scales[scale], ranks).values())
+        lines.append(f"  a smaller one: --scale {scale}, {duration(smaller)}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    new = parser(__doc__ or "", None)
+    new.add_argument("--part", choices=("worlds", "training"), help=argparse.SUPPRESS)
+    parsed = new.parse_args()
+    task, _, settings = resolve(parsed, None)
+    if parsed.part:
+        print(json.dumps((measure_worlds if parsed.part == "worlds" else measure_training)(task, settings)))
+    else:
+        print(describe(task, settings, measure(sys.argv[1:]), available_cores()))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,105 @@
+"""A whole run: extract, vae, encode, rnn, controller, evaluate, report. This is what run.sh calls.
+
+    python controller/pipeline.py carracing
+    python controller/pipeline.py carracing --scale day --run runs/mine --controller-population 32
+
+A finished stage is skipped, an interrupted one resumes; a stage that was made with other settings is named, not reused.
+Stages that play episodes run on MPI ranks, one for each core (--ranks), the others use all cores or the GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import os
+import shutil
+import subprocess
+import time
+
+from controller.estimate import describe, measure
+from env.command import parser, resolve, run_command
+from env.compute import available_cores
+from env.rundir import Run
+from env.settings import UserError
+from env.tasks import STAGES
+
+COMMANDS = {
+    "extract": "controller/extract.py",
+    "vae": "vae/train.py",
+    "encode": "vae/encode.py",
+    "rnn": "rnn/train.py",
+    "controller": "controller/train.py",
+    "evaluate": "controller/evaluate.py",
+    "report": "controller/report.py",
+}
+ON_RANKS = ("extract", "controller", "evaluate")
+
+
+def mpirun(ranks: int) -> list[str]:
+    """The words that start a command on `ranks` ranks; none for one rank.
+
+    Raises:
+        UserError: there is no mpirun.
+    """
+    if ranks == 1:
+        return []
+    beside = Path(sys.executable).with_name("mpirun")  # the one of the installed mpich, which mpi4py was made for
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        raise UserError("there is no mpirun: install the packages of requirements.txt, or give --ranks 1")
+    return [found, "-np", str(ranks)]
+
+
+def run_stage(name: str, task: str, run: Path, ranks: int) -> None:
+    """Run one stage's command to its end; its failure is this command's, with the same exit code."""
+    root = Path(__file__).resolve().parents[1]
+    words = mpirun(ranks if name in ON_RANKS else 1)
+    words += [sys.executable, str(root / COMMANDS[name]), task, "--run", str(run)]
+    started = time.monotonic()
+    code = subprocess.run(words, check=False).returncode
+    if code:
+        print(f"{name}: stopped with exit code {code}; the same command goes on from here", file=sys.stderr)
+        sys.exit(code if code > 0 else 128 - code)
+    print(f"{name}: took {time.monotonic() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    new = parser(__doc__ or "", None)
+    new.add_argument("--ranks", type=int, default=available_cores(), metavar="int", help="MPI ranks (default: one for each core)")
+    new.add_argument("--no-estimate", action="store_true", help="start at once, without measuring this machine first")
+    parsed = new.parse_args()
+    if parsed.ranks < 1:
+        raise UserError(f"--ranks is {parsed.ranks}: it must be at least 1")
+    mpirun(parsed.ranks)
+    task, path, settings = resolve(parsed, None)
+    run = Run(path, settings)
+    waiting = [name for name in STAGES if not is_finished(run, name)]
+    run.release()  # each stage's command takes the lock itself
+    if not waiting and (path / "report" / "report.md").exists():
+        print(f"{path} is finished: see {path / 'report' / 'report.md'}")
+        return
+    if waiting and not parsed.no_estimate:
+        rates = measure([task.name, "--run", str(path)])
+        print(describe(task, settings, rates, parsed.ranks), flush=True)
+    print(f"to do in {path}: {', '.join([*waiting, 'report'])}", flush=True)
+    for name in (*waiting, "report"):
+        run_stage(name, task.name, path, parsed.ranks)
+    print(f"finished: see {path / 'report' / 'report.md'}")
+
+
+def is_finished(run: Run, name: str) -> bool:
+    """Whether a stage is finished with the run's settings; a scoring with others counts as not."""
+    try:
+        return run.stage(name).check()
+    except UserError:
+        if name != "evaluate":
+            raise
+        return False
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    run_command(main)

@@ -1,0 +1,63 @@
+"""Where trained weights are found: in a run, or shipped with the project. Nothing here imports TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from env.settings import UserError
+from env.tasks import Task
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def shipped(floor: str, task: Task) -> Path:
+    """The weights that come with the project: vae/, rnn/ or controller/ with the task's name."""
+    return REPOSITORY / floor / f"{task.name}.npz"
+
+
+def model_paths(task: Task, run: Path | None) -> tuple[Path, Path]:
+    """The weights of V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
+
+    Args:
+        run: a run's directory, or None for the shipped ones.
+
+    Raises:
+        UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
+    """
+    if run is not None and ((run / "extract").exists() or (run / "vae").exists()):
+        vae, rnn = run / "vae" / "weights.npz", run / "rnn" / "weights.npz"
+        for path, command in ((vae, "vae/train.py"), (rnn, "rnn/train.py")):
+            if not path.exists():
+                raise UserError(f"{run} has no {path.parent.name}/weights.npz: run {command} {task.name} --run {run} first")
+        return vae, rnn
+    vae, rnn = shipped("vae", task), shipped("rnn", task)
+    if not (vae.exists() and rnn.exists()):
+        raise UserError(f"there is no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
+    return vae, rnn
+
+
+def controller_path(task: Task, run: Path, run_given: bool, weights: Path | None) -> Path:
+    """The file of C to play with: `weights`, else the run's best, else the shipped one.
+
+    Args:
+        run: the run's directory.
+        run_given: whether the user named it, who then wants no other's C.
+        weights: the file that the user named, or None.
+
+    Raises:
+        UserError: it does not exist; the message says what to do.
+    """
+    if run_given and not run.is_dir():
+        raise UserError(f"run directory {run} is missing: give one that 'bash run.sh {task.name}' made, or leave --run out")
+    if weights:
+        if not weights.exists():
+            raise UserError(f"weights file {weights} is missing")
+        return weights
+    best = run / "controller" / "best.npz"
+    if best.exists():
+        return best
+    if run_given:
+        raise UserError(f"{run} has no scored C yet: run controller/train.py {task.name} --run {run} first")
+    if not shipped("controller", task).exists():
+        raise UserError(f"there is no trained C for {task.name}: run 'bash run.sh {task.name}' first, or give --run or --weights")
+    return shipped("controller", task)
