@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from env.rundir import REPOSITORY
 from env.settings import UserError
 from env.tasks import Task
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def shipped(floor: str, task: Task) -> Path:

@@ -20,9 +20,16 @@ from env.settings import UserError
 from env.tasks import DEPENDS, SECTIONS, STAGES, Settings, load_settings
 
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
 def default_run(task: str, scale: str) -> Path:
-    """Where a run goes when --run is not given: runs/carracing, and runs/carracing-smoke for the other scales."""
-    return Path("runs") / (task if scale == "paper" else f"{task}-{scale}")
+    """Where a run goes when --run is not given: runs/carracing, and runs/carracing-smoke and so on for the other scales.
+
+    It lies in the repository, from wherever the command is called; from inside, its name is given shortly.
+    """
+    path = REPOSITORY / "runs" / (task if scale == "paper" else f"{task}-{scale}")
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 class Stage:
@@ -43,7 +50,7 @@ class Stage:
     def _read(self) -> dict[str, Any]:
         try:
             return json.loads(self._record.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except json.JSONDecodeError:
             raise UserError(f"{self._record} is not valid JSON: delete {self.dir} to make the stage again") from None
@@ -60,7 +67,7 @@ class Stage:
         """Whether the stage is finished with these settings.
 
         Raises:
-            UserError: it was made with other settings. A resumable setting may grow.
+            UserError: it was made with other settings. A resumable setting may grow, or change while it is unfinished.
         """
         record = self._read()
         if not record:
@@ -70,7 +77,7 @@ class Stage:
             then = record["settings"].get(key)
             if then == now:
                 continue
-            if self._may_grow(key, then, now):
+            if self._may_change(key, then, now, bool(record.get("finished"))):
                 grown = True
                 continue
             raise UserError(
@@ -79,16 +86,17 @@ class Stage:
             )
         return bool(record.get("finished")) and not grown
 
-    def _may_grow(self, key: str, then: Any, now: Any) -> bool:
+    def _may_change(self, key: str, then: Any, now: Any, finished: bool) -> bool:
+        """Whether the stage can go on from its checkpoint with another value: a resumable setting, grown if finished."""
         section, _, name = key.rpartition(".")
-        if section != self.name:
+        if section != self.name or then is None:
             return False
         fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
-        if not fields[name].metadata["resumable"] or then is None:
+        if not fields[name].metadata["resumable"]:
             return False
         # vae.limit_steps = 0 means "no limit": the largest value there is.
         size = {0: float("inf")} if name == "limit_steps" else {}
-        return size.get(now, now) > size.get(then, then)
+        return not finished or size.get(now, now) > size.get(then, then)
 
     def start(self) -> None:
         """Note the settings; the stage counts as unfinished from here on."""

@@ -54,7 +54,7 @@ class Vae:
 class Rnn:
     """M, the MDN-RNN (paper A.2; original rnn/rnn.py, rnn_train.py)."""
 
-    units: int = setting(256, "LSTM units", low=1)
+    units: int = setting(256, "LSTM units: the size of h and of c", low=1)
     mixtures: int = setting(5, "Gaussians in the mixture of each latent dimension", low=1)
     learning_rate: float = setting(1e-3, "Adam's learning rate", low=0)
     grad_clip: float = setting(1.0, "each gradient element is clipped to [-grad_clip, grad_clip]", low=0)

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Installs what is needed into .venv, once, and runs a task from random driving to a scored agent.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+venv="$root/.venv"
+
+usage() {
+    cat <<EOF
+usage: bash run.sh carracing [--scale smoke|day|paper] [--run DIR] [flags]   train and score an agent, or go on with it
+       bash run.sh carracing --help                                          every flag
+       bash run.sh setup                                                     install only
+       bash run.sh test [pytest's flags]                                     run the tests
+EOF
+}
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+# The Python that .venv is made with: $PYTHON, or the newest of 3.11..3.13 that is there.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11, 3.12 or 3.13 found: install one, or name it, as in PYTHON=/path/to/python3.12 bash run.sh ..."
+}
+
+# requirements.txt, without the CUDA libraries where no NVIDIA driver is.
+wanted_requirements() {
+    if [ -e /proc/driver/nvidia/version ] || nvidia-smi >/dev/null 2>&1; then
+        cat "$root/requirements.txt"
+    else
+        sed 's/\[and-cuda\]//' "$root/requirements.txt"
+    fi
+}
+
+setup() {
+    local wanted stamp="$venv/requirements.installed"
+    wanted="$(wanted_requirements)"
+    if [ -f "$stamp" ] && [ "$wanted" == "$(cat "$stamp")" ]; then
+        return
+    fi
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        local python
+        python="$(find_python)"
+        echo "making .venv with $("$python" --version)"
+        rm -rf "$venv"
+        "$python" -m venv "$venv" || fail "could not make .venv (on Debian and Ubuntu: apt-get install python3-venv)"
+    fi
+    [[ "$wanted" == *and-cuda* ]] || echo "no NVIDIA driver found: installing TensorFlow without its CUDA libraries"
+    echo "installing the packages of requirements.txt (about a minute, 2 GB)"
+    rm -f "$stamp"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement <(echo "$wanted") ||
+        fail "installing failed; the lines above say why. The same command tries again"
+    echo "$wanted" >"$stamp"
+}
+
+case "${1:-}" in
+setup)
+    [ $# -eq 1 ] || { usage >&2; exit 2; }
+    setup
+    echo "installed in $venv"
+    ;;
+test)
+    shift
+    setup
+    cd "$root"
+    exec "$venv/bin/python" -m pytest "$@"
+    ;;
+carracing)
+    setup
+    exec "$venv/bin/python" "$root/controller/pipeline.py" "$@"
+    ;;
+"")
+    usage >&2
+    exit 2
+    ;;
+*)
+    echo "error: unknown command '$1'" >&2
+    usage >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,118 @@
+"""The world: gymnasium's physics and rewards, our drawing."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.box2d.car_racing import CarRacing as Official
+from gymnasium.utils.env_checker import check_env
+from PIL import Image
+
+import env.carracing as carracing
+from env.carracing import CarRacing, process, process_as_original
+
+
+def drive(seed: int, steps: int) -> tuple[np.ndarray, float]:
+    """Drive both worlds with the same actions along the track.
+
+    Returns:
+        mean absolute difference of rows 0..83 for each frame, and the largest difference of rewards, ends and positions.
+    """
+    ours, official = CarRacing(), Official(lap_complete_percent=1.0)
+    ours.reset(seed=seed)
+    official.reset(seed=seed)
+    noise, differences, worst = np.random.default_rng(seed), [], 0.0
+    for _ in range(steps):
+        hull = official.car.hull
+        track = np.array([tile[2:4] for tile in official.track])
+        here = int(np.argmin(((track - hull.position) ** 2).sum(axis=1)))
+        ahead = track[(here + 6) % len(track)] - hull.position
+        turn = (np.arctan2(-ahead[0], ahead[1]) - hull.angle + np.pi) % (2 * np.pi) - np.pi
+        slow = np.hypot(*hull.linearVelocity) < 50
+        action = np.array([np.clip(-2 * turn, -1, 1) + 0.1 * noise.standard_normal(), 0.5 * slow, 0.0], np.float32)
+        _, reward, done, *_ = ours.step(action)
+        picture, official_reward, official_done, *_ = official.step(action)
+        differences.append(np.abs(ours._painter.frame(ours).astype(int) - picture[:84]).mean())
+        pairs = [(reward, official_reward), (done, official_done), (ours.t, official.t)]
+        for body, other in zip([ours.car.hull, *ours.car.wheels], [official.car.hull, *official.car.wheels]):
+            pairs += [(body.angle, other.angle), *zip(body.position, other.position), *zip(body.linearVelocity, other.linearVelocity)]
+        worst = max(worst, *(abs(float(a) - float(b)) for a, b in pairs))
+    return np.array(differences), worst
+
+
+def test_drawing_is_close_and_physics_equal():
+    differences, worst = drive(seed=3, steps=80)
+    assert worst == 0.0
+    assert differences.mean() <= 1.0
+    assert differences.max() <= 4.0
+
+
+@pytest.mark.slow
+def test_drawing_on_ten_tracks():
+    results = [drive(seed, steps=200) for seed in range(10)]
+    differences = np.concatenate([d for d, _ in results])
+    print(f"mean absolute difference over 10 tracks x 200 frames: {differences.mean():.3f} of 255, worst frame {differences.max():.2f}")
+    assert max(worst for _, worst in results) == 0.0
+    assert differences.mean() <= 2.0
+
+
+@pytest.mark.parametrize("render", ["fast", "official"])
+@pytest.mark.filterwarnings("ignore")
+def test_passes_gymnasiums_checker(render):
+    check_env(gymnasium.make("WorldModels/CarRacing-v0", render=render).unwrapped, skip_render_check=True)
+
+
+def test_registered_with_the_papers_step_limit():
+    assert gymnasium.spec("WorldModels/CarRacing-v0").max_episode_steps == 1000
+    assert carracing.CarRacing().lap_complete_percent == 1.0
+
+
+@pytest.mark.parametrize("action", [[np.nan, 0, 0], [0, np.inf, 0], [0, 0], [[0, 0, 0]], 0.0])
+def test_bad_actions_raise_at_once(action):
+    world = CarRacing()
+    world.reset(seed=0)
+    before = world.t
+    with pytest.raises(ValueError, match="three finite numbers"):
+        world.step(np.array(action, np.float32))
+    assert world.t == before
+
+
+def test_unknown_drawing_is_refused():
+    with pytest.raises(ValueError, match="'fast' or 'official'"):
+        CarRacing(render="pretty")
+    with pytest.raises(ValueError, match="'plain' or 'original'"):
+        CarRacing(frames="odd")
+
+
+def test_an_episode_depends_on_its_seed_alone():
+    def play(world):
+        frame, _ = world.reset(seed=11)
+        rows = [(int(frame.sum()), 0.0)]
+        for t in range(40):
+            frame, reward, *_ = world.step(np.array([0.3 * np.sin(t / 5), 0.6, 0.0], np.float32))
+            rows.append((int(frame.sum()), reward))
+        return rows
+
+    used = CarRacing()
+    used.reset(seed=5)
+    for _ in range(30):
+        used.step(np.array([0.5, 1.0, 0.0], np.float32))
+    assert play(used) == play(CarRacing())
+
+
+def test_frames_are_the_cropped_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    assert process(picture).shape == (64, 64, 3)
+    changed = picture.copy()
+    changed[84:] = 0
+    np.testing.assert_array_equal(process(picture), process(changed))
+
+
+def test_original_frames_follow_the_authors_formula():
+    picture = np.random.default_rng(0).integers(20, 200, (96, 96, 3), np.uint8)
+    x = picture[:84] / 255.0
+    stretched = ((x - x.min()) * (255.0 / (x.max() - x.min())) + 0.5).clip(0, 255).astype(np.uint8)
+    small = np.asarray(Image.fromarray(stretched).resize((64, 64), Image.Resampling.BILINEAR))
+    expected = np.round((1.0 - small.astype(float)) * 255).astype(np.int64) % 256
+    np.testing.assert_array_equal(process_as_original(picture), expected)

@@ -1,0 +1,70 @@
+"""Episodes on disk and their streaming."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from env.episodes import episode_path, frame_batches, is_whole, read_episode, write_episode
+from env.settings import UserError
+
+
+def make_episode(number: int, length: int = 30) -> dict[str, np.ndarray]:
+    """An episode whose frames say which they are: the first two pixels hold episode and time."""
+    obs = np.zeros((length, 64, 64, 3), np.uint8)
+    obs[:, 0, 0, 0], obs[:, 0, 0, 1] = number, np.arange(length)
+    return {
+        "obs": obs,
+        "action": np.zeros((length, 3), np.float32),
+        "reward": np.ones(length, np.float32),
+        "done": np.zeros(length, bool),
+    }
+
+
+@pytest.fixture()
+def folder(tmp_path):
+    for number in range(6):
+        write_episode(episode_path(tmp_path, number), make_episode(number, 20 + number))
+    return tmp_path
+
+
+def test_an_episode_comes_back(folder):
+    back, made = read_episode(episode_path(folder, 3)), make_episode(3, 23)
+    for key, array in made.items():
+        np.testing.assert_array_equal(back[key], array)
+        assert back[key].dtype == array.dtype
+
+
+def test_damaged_files_are_found_and_named(folder):
+    path = episode_path(folder, 2)
+    whole = path.read_bytes()
+    assert is_whole(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not is_whole(path)
+    with pytest.raises(UserError, match="000002.npz is damaged"):
+        read_episode(path)
+    flipped = bytearray(whole)
+    flipped[200] ^= 255
+    path.write_bytes(bytes(flipped))
+    assert not is_whole(path)
+    assert not is_whole(episode_path(folder, 99))
+
+
+@pytest.mark.parametrize("pool", [1, 3, 32])
+def test_a_pass_gives_each_frame_once(folder, pool):
+    paths = [episode_path(folder, i) for i in range(6)]
+    batches = list(frame_batches(paths, 5, np.random.default_rng(0), pool))
+    assert {b.shape for b in batches} == {(5, 64, 64, 3)}
+    seen = [tuple(frame[0, 0, :2]) for batch in batches for frame in batch]
+    total = sum(20 + i for i in range(6))
+    assert len(seen) == total - total % 5
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_pass_mixes_episodes_and_repeats_with_its_seed(folder):
+    paths = [episode_path(folder, i) for i in range(6)]
+    first, again, other = (np.concatenate(list(frame_batches(paths, 5, np.random.default_rng(s)))) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    episodes = first[:, 0, 0, 0]
+    assert np.mean(episodes[1:] == episodes[:-1]) < 0.6, "neighbours mostly come from one episode"

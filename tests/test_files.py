@@ -1,0 +1,74 @@
+"""Files: atomic writes, no pickles, damage found."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from env.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_atomic
+from env.settings import UserError
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, lambda file: file.write(b"old") and None)
+
+    def fail(file):
+        file.write(b"half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomic(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("compress", [0, 1])
+def test_arrays_and_meta_come_back(tmp_path, compress):
+    arrays = {"a/b": np.arange(6, dtype=np.float16).reshape(2, 3), "c": np.array([True, False])}
+    save_arrays(tmp_path / "x.npz", arrays, {"z_size": 3}, compress)
+    back, meta = load_arrays(tmp_path / "x.npz")
+    assert meta == {"z_size": 3}
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype
+
+
+def test_pickles_are_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was run",))
+
+    (tmp_path / "a.npz").write_bytes(pickle.dumps(Trap()))
+    np.savez(tmp_path / "b.npz", x=np.array([Trap()], dtype=object))
+    np.save(tmp_path / "c.npy", np.array([Trap()], dtype=object))
+    for name, message in (("a.npz", "is a pickle"), ("b.npz", "pickled objects"), ("c.npy", "not an .npz")):
+        with pytest.raises(UserError, match=message):
+            load_arrays(tmp_path / name)
+
+
+def test_damage_is_found(tmp_path):
+    path = tmp_path / "x.npz"
+    save_arrays(path, {"a": np.arange(1000)})
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for bad in (whole[: len(whole) // 2], bytes(flipped), b"", b"PK"):
+        path.write_bytes(bad)
+        with pytest.raises(UserError):
+            load_arrays(path)
+    with pytest.raises(UserError, match="missing"):
+        load_arrays(tmp_path / "none.npz")
+
+
+def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonlLog(path)
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": 0.1 + step})
+    path.write_text(path.read_text() + '{"step": 4, "lo')
+    JsonlLog(path, keep=lambda row: row["step"] <= 2).append({"step": 3})
+    assert read_jsonl(path) == [{"step": 1, "loss": 1.1}, {"step": 2, "loss": 2.1}, {"step": 3}]

@@ -1,0 +1,86 @@
+"""Settings, flags and tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from env.command import parser, resolve
+from env.settings import OneLineParser, UserError, add_flags
+from env.tasks import SCALES, SECTIONS, Settings, Vae, get_task
+
+
+def parse(stage, *words):
+    return resolve(parser("", stage).parse_args(list(words)), stage)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_is_valid_and_survives_json(task, scale):
+    settings = task.scales[scale]
+    settings.check()
+    assert settings.scale == scale
+    assert Settings.from_dict(settings.to_dict()) == settings
+
+
+def test_paper_scale_is_the_papers():
+    paper = get_task("carracing").scales["paper"]
+    assert (paper.extract.episodes, paper.vae.z_size, paper.rnn.units, paper.rnn.mixtures) == (10000, 32, 256, 5)
+    c = paper.controller
+    assert (c.population, c.episodes, c.sigma, c.features, c.hidden, c.seed_groups) == (64, 16, 0.1, "zh", 0, 32)
+    assert (paper.vae.learning_rate, paper.rnn.learning_rate, paper.vae.batch, paper.rnn.batch) == (1e-4, 1e-3, 100, 100)
+
+
+def test_every_field_explains_itself():
+    for cls in SECTIONS.values():
+        for field in dataclasses.fields(cls):
+            assert len(field.metadata["help"]) > 10, f"{cls.__name__}.{field.name}"
+
+
+def test_flags_of_a_stage_have_no_prefix_and_the_pipelines_do(tmp_path):
+    run = str(tmp_path / "new")
+    assert parse("vae", "carracing", "--run", run, "--batch", "7")[2].vae.batch == 7
+    assert parse(None, "carracing", "--run", run, "--vae-batch", "7", "--rnn-batch", "8")[2].rnn.batch == 8
+    assert parse("evaluate", "carracing", "--run", run, "--render", "fast")[2].evaluate.render == "fast"
+    assert parse("evaluate", "carracing", "--run", run)[2].evaluate.render == "official"
+
+
+def test_saved_settings_of_a_run_are_its_defaults(tmp_path, tiny):
+    from env.rundir import Run
+
+    Run(tmp_path, dataclasses.replace(tiny, seed=77)).release()
+    assert parse("vae", "carracing", "--run", str(tmp_path))[2].seed == 77
+    with pytest.raises(UserError, match="at scale smoke, not day"):
+        parse("vae", "carracing", "--run", str(tmp_path), "--scale", "day")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("mario",), "unknown task 'mario'"),
+        (("--bath", "3"), "did you mean '--batch'"),
+        (("--batch", "many"), "invalid int value"),
+        (("--batch", "0"), "at least 1"),
+        (("--learning-rate", "nan"), "finite"),
+        (("--dtype", "float16"), "choose one of"),
+        (("--scale", "huge"), "invalid choice"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(tmp_path, words, message):
+    with pytest.raises(UserError, match=message) as error:
+        parse("vae", *words, "--run", str(tmp_path / "new"))
+    assert "\n" not in str(error.value)
+
+
+def test_contradictions_are_refused(task):
+    paper = task.scales["paper"]
+    bad = dataclasses.replace(paper, controller=dataclasses.replace(paper.controller, population=8))
+    with pytest.raises(UserError, match="seed_groups is 32"):
+        bad.check()
+
+
+def test_flags_take_no_abbreviations():
+    new = OneLineParser()
+    add_flags(new, Vae, group="vae")
+    with pytest.raises(UserError, match="unknown flag"):
+        new.parse_args(["--kl", "1"])
