@@ -1,0 +1,158 @@
+"""The agent and the rollout loop."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from controller.agent import Agent, make_policy
+from controller.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters
+from controller.rollout import Job, episode_rng, episode_seed, make_world, rollout
+from rnn.rnn import MDNRNN
+from vae.vae import ConvVAE
+
+STEPS = 25
+
+
+@pytest.fixture(scope="module")
+def models():
+    keras.utils.set_random_seed(0)
+    return ConvVAE(32), MDNRNN()
+
+
+@pytest.fixture(scope="module")
+def settings(task):
+    paper = task.scales["paper"]
+    return dataclasses.replace(paper, world=dataclasses.replace(paper.world, max_steps=STEPS))
+
+
+@pytest.fixture(scope="module")
+def candidates(task, settings):
+    return 0.3 * np.random.default_rng(0).standard_normal((3, make_policy(task, settings).size))
+
+
+def make_agent(task, settings, models, candidates, slots):
+    agent = Agent(task, *models, make_policy(task, settings), "zh", slots, STEPS)
+    agent.set_candidates(candidates)
+    return agent
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_the_loop_is_the_papers(task, settings, models, candidates):
+    """Against a plain numpy loop of section 2.4: sample z, act on [z, h], step the world, then move h with z and a."""
+    vae, rnn = models
+    job = Job(0, 1, 123)
+    [result] = rollout(task, settings.world, make_agent(task, settings, models, candidates, 1), [job], record=True)
+    kernel, bias = rnn.lstm.kernel.numpy(), rnn.lstm.bias.numpy()
+    params = candidates[1].astype(np.float32)
+    noise = episode_rng(123).standard_normal((STEPS, 32), np.float32)
+    world = make_world(task, settings.world)
+    frame, _ = world.reset(seed=123)
+    h = c = np.zeros(256, np.float32)
+    score = 0.0
+    for t in range(STEPS):
+        np.testing.assert_array_equal(result.episode["obs"][t], frame)
+        mu, logvar = (x.numpy()[0] for x in vae.encode(frame[None]))
+        z = mu + np.exp(logvar / 2) * noise[t]
+        y = np.tanh(np.concatenate([z, h]) @ params[3:].reshape(288, 3) + params[:3])
+        action = np.array([y[0], (y[1] + 1) / 2, np.clip(y[2], 0, 1)], np.float32)
+        np.testing.assert_allclose(result.episode["action"][t], action, atol=2e-4)
+        i, j, f, o = np.split(np.concatenate([z, action, h]) @ kernel + bias, 4)
+        c = c * sigmoid(f + 1) + sigmoid(i) * np.tanh(j)
+        h = np.tanh(c) * sigmoid(o)
+        frame, reward, *_ = world.step(result.episode["action"][t])
+        assert result.episode["reward"][t] == np.float32(reward)
+        score += reward
+    assert result.score == pytest.approx(score)
+    assert result.length == STEPS
+
+
+@pytest.mark.parametrize("slots", [2, 5])
+def test_an_episode_does_not_depend_on_slots_or_neighbours(task, settings, models, candidates, slots):
+    jobs = [Job(i, i % 3, episode_seed(7, i)) for i in range(7)]
+    alone = {r.job.index: r for r in rollout(task, settings.world, make_agent(task, settings, models, candidates, 1), jobs)}
+    agent = make_agent(task, settings, models, candidates, slots)
+    together = {r.job.index: r for r in rollout(task, settings.world, agent, reversed(jobs))}
+    assert {i: (r.score, r.length) for i, r in together.items()} == {i: (r.score, r.length) for i, r in alone.items()}
+    assert len({r.score for r in alone.values()}) > 3
+
+
+def test_the_agent_samples_z(task, settings, models, candidates):
+    """Two episodes of one candidate on one frame differ by their noise, so z is no mean."""
+    agent = make_agent(task, settings, models, candidates, 2)
+    agent.begin(0, Job(0, 0, 1))
+    agent.begin(1, Job(1, 0, 2))
+    agent.act(np.full((2, 64, 64, 3), 100, np.uint8))
+    mu, logvar = (x.numpy()[0] for x in models[0].encode(np.full((1, 64, 64, 3), 100, np.uint8)))
+    for slot, seed in ((0, 1), (1, 2)):
+        noise = episode_rng(seed).standard_normal((STEPS, 32), np.float32)[0]
+        np.testing.assert_allclose(agent.latents[slot], mu + np.exp(logvar / 2) * noise, atol=1e-5)
+
+
+def test_recorded_episodes_pair_a_frame_with_the_action_taken_on_it(task, settings):
+    [result] = rollout(task, settings.world, RandomPolicy(task, 32), [Job(0, 0, 5)], record=True)
+    episode, world = result.episode, make_world(task, settings.world)
+    frame, _ = world.reset(seed=5)
+    for t in range(result.length):
+        np.testing.assert_array_equal(episode["obs"][t], frame)
+        frame, reward, done, *_ = world.step(episode["action"][t])
+        assert (episode["reward"][t], episode["done"][t]) == (np.float32(reward), done)
+
+
+def test_going_past_done_is_the_recorders_choice(task, settings):
+    """A car that steers nowhere leaves the playfield: one stops there, the other goes on to the limit."""
+    world = dataclasses.replace(settings.world, max_steps=400)
+
+    class StraightOn:
+        slots = 1
+
+        def begin(self, slot, job):
+            pass
+
+        def act(self, frames):
+            return np.array([[0.0, 0.3, 0.0]], np.float32)
+
+    [stopped] = rollout(task, world, StraightOn(), [Job(0, 0, 1)])
+    [went_on] = rollout(task, world, StraightOn(), [Job(0, 0, 1)], past_done=True)
+    assert stopped.length < 400
+    assert went_on.length == 400
+    assert went_on.score < stopped.score
+
+
+def test_the_random_policy_is_the_authors_agent_with_cauchy_weights(task, settings, models):
+    """The full agent, V and M with Cauchy weights times s / 10,000 as the authors' loaders leave them, acts the same."""
+    seed = 9
+    job = Job(0, 0, seed)
+    [expected] = rollout(task, settings.world, RandomPolicy(task, 32), [job], record=True)
+    rng = np.random.default_rng(0)
+    vae, rnn = ConvVAE(32), MDNRNN()
+    for variable in (*vae.weights, *rnn.weights):
+        variable.assign((rng.standard_cauchy(variable.shape) * LARGEST_SCALE / 10000).astype(np.float32))
+
+    class FullAgent(Agent):
+        def begin(self, slot, job):
+            own = episode_rng(job.seed)
+            params, _ = random_parameters(33 * 3, own)
+            extra = (rng.standard_cauchy(256 * 3) * LARGEST_SCALE).astype(np.float32)
+            self.set_candidates(np.concatenate([params, extra])[None])
+            super().begin(slot, job)
+            self._noise[slot] = own.standard_normal((STEPS, 32), np.float32)
+
+    full = FullAgent(task, vae, rnn, make_policy(task, settings), "zh", 1, STEPS)
+    [result] = rollout(task, settings.world, full, [job], record=True)
+    np.testing.assert_allclose(result.episode["action"], expected.episode["action"], atol=5e-3)
+
+
+def test_random_weights_are_cauchy_with_a_scale_of_their_own():
+    draws = [random_parameters(2000, np.random.default_rng(i)) for i in range(50)]
+    scales = np.array([scale for _, scale in draws])
+    assert 0 <= scales.min() < 0.002 < 0.008 < scales.max() <= LARGEST_SCALE
+    for params, scale in draws:
+        # Half of a standard Cauchy's draws lie within one scale of zero.
+        assert np.mean(np.abs(params) < scale) == pytest.approx(0.5, abs=0.06)

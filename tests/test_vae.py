@@ -1,0 +1,100 @@
+"""V: its size, its loss, its files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from env.settings import UserError
+from vae.vae import ConvVAE, load_vae, save_weights
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return ConvVAE(32)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+
+
+def test_parameters_by_keras_own_count(vae):
+    assert vae.count_params() == 4_348_547
+    assert ConvVAE(64).count_params() == 4_446_915
+
+
+def test_shapes_and_types(vae, frames):
+    mu, logvar = vae.encode(frames)
+    picture = vae.decode(mu)
+    assert mu.shape == logvar.shape == (3, 32)
+    assert picture.shape == (3, 64, 64, 3)
+    assert {t.dtype for t in (mu, logvar, picture)} == {tf.float32}
+    assert 0 <= picture.numpy().min() <= picture.numpy().max() <= 1
+
+
+def test_bytes_and_fractions_are_the_same_frames(vae, frames):
+    np.testing.assert_allclose(vae.encode(frames)[0], vae.encode(frames.astype(np.float32) / 255)[0], atol=1e-6)
+
+
+def numpy_loss(vae, frames, noise):
+    """The loss in float64 from V's own mu, logvar and pictures."""
+    mu, logvar = (t.numpy().astype(np.float64) for t in vae.encode(frames))
+    z = mu + np.sqrt(np.exp(logvar)) * noise
+    y = vae.decode(z.astype(np.float32)).numpy().astype(np.float64)
+    reconstruction = np.mean([np.sum((x - p) ** 2) for x, p in zip(frames / 255.0, y)])
+    kl = [max(sum(0.5 * (np.exp(v) + m * m - 1 - v) for m, v in zip(ms, vs)), 0.5 * 32) for ms, vs in zip(mu, logvar)]
+    return reconstruction, np.mean(kl)
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+def test_loss_equals_numpy(frames, spread):
+    """At the start KL lies on its floor; with a spread-out mu it is above it."""
+    vae = ConvVAE(32)
+    vae.mu_layer.bias.assign(np.full(32, spread, np.float32))
+    noise = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
+    terms = {key: float(value) for key, value in vae.loss_terms(frames, noise).items()}
+    reconstruction, kl = numpy_loss(vae, frames, noise)
+    assert terms["reconstruction"] == pytest.approx(reconstruction, rel=1e-5)
+    assert terms["kl"] == pytest.approx(kl, rel=1e-5)
+    assert terms["loss"] == pytest.approx(reconstruction + kl, rel=1e-5)
+    assert (terms["kl"] == 16.0) == (spread == 0.0)
+
+
+def test_free_bits_floor_each_frame_not_the_mean(vae):
+    """One frame above the floor and one below must not average out."""
+    black, noise = np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 32), np.float32)
+    model = ConvVAE(32)
+    model.encode = lambda x: (tf.constant([[0.0] * 32, [2.0] * 32]), tf.zeros((2, 32)))
+    assert float(model.loss_terms(black, noise)["kl"]) == pytest.approx((16 + 64) / 2)
+
+
+def test_a_sample_has_the_posteriors_variance():
+    noise = tf.random.stateless_normal((20000, 1), seed=[1, 2])
+    z = ConvVAE.sample(tf.fill((20000, 1), 3.0), tf.fill((20000, 1), np.float32(np.log(4.0))), noise).numpy()
+    assert z.mean() == pytest.approx(3.0, abs=0.05)
+    assert z.std() == pytest.approx(2.0, abs=0.05)
+
+
+def test_bfloat16_keeps_float32_weights_and_results(vae, frames, tmp_path):
+    save_weights(tmp_path / "v.npz", vae, {"z_size": 32})
+    half = load_vae(tmp_path / "v.npz", 32, dtype="mixed_bfloat16")
+    assert {v.dtype for v in half.weights} == {"float32"}
+    assert half.encode(frames)[0].dtype == half.decode(np.zeros((1, 32), np.float32)).dtype == tf.float32
+    np.testing.assert_allclose(half.encode(frames)[0], vae.encode(frames)[0], atol=0.05)
+
+
+def test_weights_come_back(vae, frames, tmp_path):
+    save_weights(tmp_path / "v.npz", vae, {"z_size": 32})
+    back = load_vae(tmp_path / "v.npz", 32)
+    np.testing.assert_array_equal(back(frames), vae(frames))
+
+
+def test_weights_that_do_not_fit_are_named(vae, tmp_path):
+    save_weights(tmp_path / "v.npz", vae, {"z_size": 32})
+    with pytest.raises(UserError, match="z_size 32, this run has vae.z_size 16"):
+        load_vae(tmp_path / "v.npz", 16)
+    save_weights(tmp_path / "v.npz", vae, {})
+    with pytest.raises(UserError, match=r"'conv_vae/enc_fc_mu/kernel' has shape \(1024, 32\), expected \(1024, 16\)"):
+        load_vae(tmp_path / "v.npz", 16)
