@@ -1,0 +1,100 @@
+"""Commands as a user calls them: bad input, and what they do not do."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_python
+
+from env.files import save_arrays
+from env.rundir import Run
+from env.tasks import get_task
+from vae.vae import ConvVAE, save_weights
+
+COMMANDS = [
+    "controller/pipeline.py",
+    "controller/extract.py",
+    "vae/train.py",
+    "vae/encode.py",
+    "rnn/train.py",
+    "controller/train.py",
+    "controller/evaluate.py",
+    "controller/report.py",
+    "controller/estimate.py",
+]
+
+
+def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """The command said in one line what is wrong, and left with 2."""
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_opens_with_lines_to_paste_and_starts_no_tensorflow(command):
+    code = (
+        f"import sys, runpy; sys.argv = [{command!r}, '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'tensorflow' not in sys.modules and 'gymnasium' not in sys.modules, 'slow imports'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"python {command} carracing" in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unknown_task_and_flag(command, tmp_path):
+    refused(run_python(command, "mario"), "unknown task 'mario'", "carracing")
+    refused(run_python(command, "carracing", "--sede", "1"), "unknown flag '--sede'", "--seed")
+
+
+def test_numbers_out_of_bounds(tmp_path):
+    refused(run_python("controller/evaluate.py", "carracing", "--episodes", "0"), "evaluate.episodes is 0", "at least 1")
+    refused(run_python("controller/extract.py", "carracing", "--episodes", "ten", "--run", tmp_path), "invalid int value")
+
+
+def test_under_mpirun_the_line_comes_once():
+    result = run_python("controller/evaluate.py", "carracing", "--episodes", "0", ranks=3)
+    assert result.returncode == 2
+    assert sum("error:" in line for line in result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_missing_runs_and_stages(tmp_path):
+    gone = tmp_path / "gone"
+    refused(run_python("controller/evaluate.py", "carracing", "--run", gone), "run directory", "is missing")
+    refused(run_python("vae/train.py", "carracing", "--run", gone), "controller/extract.py", "first")
+    refused(run_python("vae/encode.py", "carracing", "--run", gone), "vae/train.py", "first")
+    refused(run_python("rnn/train.py", "carracing", "--run", gone), "vae/encode.py", "first")
+    refused(run_python("controller/report.py", "carracing", "--run", gone), "not finished")
+    (gone / "extract").mkdir(parents=True, exist_ok=True)
+    refused(run_python("controller/train.py", "carracing", "--run", gone), "vae/train.py", "first")
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    run, task = tmp_path / "run", get_task("carracing")
+    opened = Run(run, task.scales["smoke"])
+    opened.release()
+    save_weights(run / "vae" / "weights.npz", ConvVAE(16), {"z_size": 16})
+    save_arrays(run / "rnn" / "weights.npz", {}, {"z_size": 16})
+    refused(run_python("controller/train.py", "carracing", "--run", run), "z_size 16", "vae.z_size 32")
+    (tmp_path / "c.npz").write_bytes(pickle.dumps({"params": np.zeros(867)}))
+    refused(run_python("controller/evaluate.py", "carracing", "--run", run, "--weights", tmp_path / "c.npz"), "is a pickle")
+    refused(run_python("controller/evaluate.py", "carracing", "--weights", tmp_path / "no.npz"), "no.npz is missing")
+    refused(run_python("controller/evaluate.py", "carracing", "--original", tmp_path), "best.json")
+
+
+def test_run_sh_usage_from_any_directory(tmp_path):
+    for words in ([], ["mario"], ["setup", "twice"]):
+        result = subprocess.run(["bash", str(ROOT / "run.sh"), *words], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert result.returncode == 2
+        assert "usage: bash run.sh carracing" in result.stderr

@@ -1,0 +1,76 @@
+"""CMA-ES."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cma.sigma_adaptation import CMAAdaptSigmaCSA
+
+from controller.es import ES
+from env.settings import UserError
+
+
+def fitness(candidates):
+    return -((candidates - 0.3) ** 2).sum(axis=1)
+
+
+def evolve(es, generations):
+    history = []
+    for _ in range(generations):
+        candidates = es.ask()
+        history.append(fitness(candidates).max())
+        es.tell(candidates, fitness(candidates))
+    return history
+
+
+def test_step_size_control_is_csa_at_the_controllers_size():
+    es = ES(867, 64, 0.1, 0.01, seed=1)
+    assert isinstance(es._es.adapt_sigma, CMAAdaptSigmaCSA)
+    assert es.sigma == 0.1
+    np.testing.assert_array_equal(es.mean, np.zeros(867))
+
+
+def test_it_maximises():
+    es = ES(5, 16, 0.1, 0.0, seed=1)
+    evolve(es, 60)
+    np.testing.assert_allclose(es.mean, 0.3, atol=0.01)
+
+
+def test_candidates_depend_on_the_seed_and_fitness_alone():
+    first, second, other = (ES(5, 8, 0.1, 0.0, seed) for seed in (1, 1, 2))
+    history = evolve(first, 3)
+    np.random.seed(0)  # noqa: NPY002 - somebody else's draws
+    np.random.standard_normal(100)  # noqa: NPY002
+    assert evolve(second, 3) == history
+    assert evolve(other, 3) != history
+
+
+def test_a_saved_state_goes_on_as_if_nothing_happened(tmp_path):
+    es = ES(40, 8, 0.1, 0.01, seed=1)
+    evolve(es, 5)
+    es.save(tmp_path / "es.pkl", 5)
+    generation, back = ES.load(tmp_path / "es.pkl")
+    assert generation == 5
+    assert evolve(back, 10) == evolve(es, 10)
+    (tmp_path / "es.pkl").write_bytes((tmp_path / "es.pkl").read_bytes()[:100])
+    with pytest.raises(UserError, match="is damaged"):
+        ES.load(tmp_path / "es.pkl")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_fitness_that_is_no_number_is_refused(bad):
+    es = ES(5, 8, 0.1, 0.0, seed=1)
+    candidates = es.ask()
+    values = fitness(candidates)
+    values[3] = bad
+    with pytest.raises(FloatingPointError, match="candidate 3"):
+        es.tell(candidates, values)
+
+
+def test_weight_decay_is_the_originals():
+    """With flat fitness only the decay, l2 * mean(w^2), is left to order the candidates."""
+    es, told = ES(5, 8, 0.1, 0.5, seed=1), {}
+    candidates = es.ask()
+    es._es.tell = lambda xs, values: told.update(values=values)
+    es.tell(candidates, np.full(8, 7.0))
+    np.testing.assert_allclose(told["values"], -(7.0 - 0.5 * np.mean(candidates**2, axis=1)))

@@ -1,0 +1,163 @@
+"""Whole stages on real worlds and real ranks, at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from conftest import run_python
+
+from env.episodes import episode_path, is_whole, read_episode
+from env.files import load_arrays, read_jsonl
+from env.tasks import load_settings
+
+TINY = ("--scale", "smoke", "--max-steps", "40")
+STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
+FLAGS = ("--extract-episodes", "5", "--rnn-window", "20", "--rnn-steps", "6", "--controller-episodes", "2", "--controller-slots", "2")
+
+
+def ok(result):
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run by the pipeline from the first stage to the report."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    ok(run_python("controller/pipeline.py", "carracing", "--run", path, *TINY, *FLAGS, "--ranks", "2", "--no-estimate"))
+    return path
+
+
+@pytest.mark.slow
+def test_the_pipeline_leaves_everything(run):
+    assert len(list((run / "extract" / "episodes").glob("*.npz"))) == 5
+    assert len(list((run / "encode" / "latents").glob("*.npz"))) == 5
+    assert load_arrays(run / "encode" / "initial.npz")[0]["mu"].shape == (5, 32)
+    for stage in STAGES:
+        assert json.loads((run / stage / "stage.json").read_text())["finished"]
+    scores = json.loads((run / "evaluate" / "scores.json").read_text())
+    assert len(scores["returns"]) == len(scores["lengths"]) == len(scores["seeds"]) == 4
+    assert scores["mean"] == pytest.approx(np.mean(scores["returns"]))
+    assert scores["render"] == "official"
+    for name in ("report.md", "reconstructions.png", "vae.png", "rnn.png", "controller.png", "drive.gif"):
+        assert (run / "report" / name).stat().st_size > 500
+    assert load_settings(run / "settings.json").world.max_steps == 40
+
+
+@pytest.mark.slow
+def test_latents_are_vs_answer_to_the_recorded_frames(run):
+    from vae.vae import load_vae
+
+    frames = read_episode(episode_path(run / "extract" / "episodes", 3))
+    latents = read_episode(episode_path(run / "encode" / "latents", 3), ("mu", "logvar", "action", "reward"))
+    mu, logvar = load_vae(run / "vae" / "weights.npz", 32).encode(frames["obs"])
+    np.testing.assert_allclose(latents["mu"], mu, atol=2e-3)
+    np.testing.assert_allclose(latents["logvar"], logvar, atol=2e-3)
+    np.testing.assert_array_equal(latents["action"], frames["action"])
+
+
+@pytest.mark.slow
+def test_a_second_call_does_no_work(run):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file() and p.name not in ("settings.json", ".lock")}
+    started = time.monotonic()
+    result = ok(run_python("controller/pipeline.py", "carracing", "--run", run, "--ranks", "2"))
+    assert "is finished" in result.stdout
+    assert time.monotonic() - started < 20
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+def test_a_changed_setting_is_named(run):
+    result = run_python("controller/pipeline.py", "carracing", "--run", run, "--vae-batch", "10")
+    assert result.returncode == 2
+    assert "vae.batch = 20, now it is 10" in result.stderr
+    assert load_settings(run / "settings.json").vae.batch == 20, "a refused call must not change the run"
+
+
+@pytest.mark.slow
+def test_damaged_and_missing_episodes_are_replaced_alike(run):
+    folder = run / "extract" / "episodes"
+    kept = {i: read_episode(episode_path(folder, i)) for i in (1, 4)}
+    whole = episode_path(folder, 1).read_bytes()
+    episode_path(folder, 1).write_bytes(whole[: len(whole) // 2])
+    episode_path(folder, 4).unlink()
+    other = run_python("vae/train.py", "carracing", "--run", run, "--epochs", "2")
+    assert other.returncode == 2, "what was made from V is there: a V trained on must be refused"
+    ok(run_python("controller/extract.py", "carracing", "--run", run))
+    for i, episode in kept.items():
+        again = read_episode(episode_path(folder, i))
+        for key in episode:
+            np.testing.assert_array_equal(again[key], episode[key])
+    assert all(is_whole(episode_path(folder, i)) for i in range(5))
+
+
+@pytest.mark.slow
+def test_a_truncated_episode_stops_training_with_one_line(tmp_path):
+    path = tmp_path / "run"
+    ok(run_python("controller/extract.py", "carracing", "--run", path, *TINY, "--episodes", "3"))
+    file = episode_path(path / "extract" / "episodes", 1)
+    file.write_bytes(file.read_bytes()[:5000])
+    result = run_python("vae/train.py", "carracing", "--run", path)
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert "000001.npz is damaged" in lines[0]
+
+
+@pytest.mark.slow
+def test_training_resumed_equals_training_at_one_go(run, tmp_path):
+    """V stopped after 4 of 8 steps and resumed ends with the weights of an unbroken training."""
+    for name, first in (("broken", "4"), ("whole", "8")):
+        path = tmp_path / name
+        ok(run_python("controller/extract.py", "carracing", "--run", path, *TINY, "--episodes", "4"))
+        ok(run_python("vae/train.py", "carracing", "--run", path, "--epochs", "3", "--limit-steps", first))
+    ok(run_python("vae/train.py", "carracing", "--run", tmp_path / "broken", "--limit-steps", "8"))
+    broken, whole = (load_arrays(tmp_path / name / "vae" / "weights.npz")[0] for name in ("broken", "whole"))
+    for key, array in whole.items():
+        np.testing.assert_allclose(broken[key], array, atol=1e-5)
+    assert [row["step"] for row in read_jsonl(tmp_path / "broken" / "vae" / "log.jsonl")][-1] == 8
+
+
+@pytest.mark.slow
+def test_the_curve_is_the_same_on_one_two_and_five_ranks(run, tmp_path):
+    import shutil
+
+    histories = {}
+    for ranks in (1, 2, 5):
+        path = tmp_path / str(ranks)
+        shutil.copytree(run, path, ignore=shutil.ignore_patterns("controller", "evaluate", "report", "episodes"))
+        words = ("--population", "5", "--seed-groups", "3", "--generations", "3", "--eval-every", "2", "--eval-episodes", "3")
+        ok(run_python("controller/train.py", "carracing", "--run", path, *words, ranks=ranks))
+        rows = read_jsonl(path / "controller" / "log.jsonl")
+        histories[ranks] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    assert histories[1] == histories[2] == histories[5]
+    assert len(histories[1]) == 3
+    assert len({row["mean"] for row in histories[1]}) == 3
+
+
+@pytest.mark.slow
+def test_evolution_resumed_equals_evolution_at_one_go(run, tmp_path):
+    import shutil
+
+    rows = {}
+    for name, parts in (("broken", ("2", "4")), ("whole", ("4",))):
+        path = tmp_path / name
+        shutil.copytree(run, path, ignore=shutil.ignore_patterns("controller", "evaluate", "report", "episodes"))
+        for generations in parts:
+            words = ("--population", "4", "--generations", generations, "--eval-every", "2", "--eval-episodes", "2")
+            ok(run_python("controller/train.py", "carracing", "--run", path, *words))
+        rows[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(path / "controller" / "log.jsonl")]
+    assert rows["broken"] == rows["whole"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ends_the_job(tmp_path):
+    """Rank 1 cannot write its episode: the whole job must end, and say so, not wait for ever."""
+    path = tmp_path / "run"
+    episode_path(path / "extract" / "episodes", 1).mkdir(parents=True)
+    result = run_python("controller/extract.py", "carracing", "--run", path, *TINY, "--episodes", "2", ranks=2, timeout=60)
+    assert result.returncode != 0
+    assert "rank 1 of 2 failed" in result.stderr
