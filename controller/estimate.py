@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from env.command import parser, resolve, run_command
 from env.compute import available_cores, limit_threads, start_tensorflow
 from env.settings import UserError
 from env.tasks import SCALES, Settings, Task
+
+if TYPE_CHECKING:
+    from controller.rollout import Player
 
 PROBE_STEPS = 150
 
@@ -50,7 +54,7 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
     world = replace(settings.world, max_steps=PROBE_STEPS)
     agent = make_agent(task, replace(settings, world=world), vae, rnn)
 
-    def steps(player, render: str) -> int:  # noqa: ANN001 - a Player
+    def steps(player: Player, render: str) -> int:
         jobs = [Job(i, 0, i) for i in range(player.slots)]
         return sum(r.length for r in rollout(task, replace(world, render=render), player, jobs))
 

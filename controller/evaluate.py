@@ -129,7 +129,7 @@ def report_scores(task: Task, settings: Settings, rows: list[dict[str, Any]], so
 
     returns, lengths, seeds = (np.array([row[key] for row in rows]) for key in ("return", "length", "seed"))
     c, paper = settings.controller, row_for(task.name, settings.controller.features, settings.controller.hidden)
-    scores = {"task": task.name, "agent": source, "render": settings.world.render, "frames": settings.world.frames}
+    scores: dict[str, Any] = {"task": task.name, "agent": source, "render": settings.world.render, "frames": settings.world.frames}
     scores |= {"max_steps": settings.world.max_steps, "features": c.features, "hidden": c.hidden, "seed": settings.seed}
     scores |= summarise(returns, lengths, seeds)
     scores["paper"] = dataclasses.asdict(paper)

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from env.files import JsonlLog
 from env.rundir import Run
 from env.tasks import Settings, Task
 
+if TYPE_CHECKING:
+    from controller.rollout import Player
+
 PURPOSE = 0  # keeps these episodes' seeds apart from those of training and evaluation
 
 
@@ -38,7 +42,7 @@ def missing_episodes(folder: Path, indices: list[int], thorough: bool) -> list[i
     return [index for index in indices if not whole(episode_path(folder, index))]
 
 
-def make_player(task: Task, settings: Settings, run: Path):  # noqa: ANN201 - a Player, imported below
+def make_player(task: Task, settings: Settings, run: Path) -> Player:
     """The driver that `extract.policy` names."""
     from controller.random_policy import RandomPolicy
 

@@ -69,5 +69,6 @@ def to_action(task: Task, y: Any, clip: Callable[..., Any] = np.clip) -> Any:
         task: says how, see env/tasks.py.
         y: [..., A], numpy or (with clip=tf.clip_by_value) a tensor.
     """
-    y = y * np.float32(task.action_scale) + np.float32(task.action_offset)
-    return clip(y, np.float32(task.action_low), np.float32(task.action_high))
+    parts = (task.action_scale, task.action_offset, task.action_low, task.action_high)
+    scale, offset, low, high = (np.array(part, np.float32) for part in parts)
+    return clip(y * scale + offset, low, high)

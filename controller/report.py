@@ -14,7 +14,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,11 @@ from env.files import read_jsonl, write_atomic
 from env.rundir import Run
 from env.settings import UserError
 from env.tasks import STAGES, Settings, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from controller.agent import Agent
 
 FRAMES_SHOWN = 10
 EVERY = 4  # steps of the world for each picture of the video
@@ -67,7 +72,7 @@ def plot_controller(log: Path, target: Path, task: str) -> None:
     save_figure(figure, target)
 
 
-def save_figure(figure: Any, target: Path) -> None:
+def save_figure(figure: Figure, target: Path) -> None:
     """Write a figure as PNG, atomically, and free it."""
     import matplotlib.pyplot as plt
 
@@ -98,7 +103,7 @@ def plot_reconstructions(frames: np.ndarray, decoded: np.ndarray, target: Path) 
     save_figure(figure, target)
 
 
-def video_frames(task: Task, settings: Settings, agent: Any) -> tuple[list[np.ndarray], float]:
+def video_frames(task: Task, settings: Settings, agent: Agent) -> tuple[list[np.ndarray], float]:
     """One episode of a one-slot agent: gymnasium's picture, beside it what the agent sees and what V keeps of it.
 
     Returns:
@@ -143,14 +148,15 @@ def write_report(run: Run, task: Task, score: float, scores: dict[str, Any]) -> 
     lines = [f"# {task.title}, scale {settings.scale}, seed {settings.seed}", ""]
     drawing = "gymnasium's own drawing" if scores["render"] == "official" else "our drawing"
     lines += [score_table(f"ours ({drawing})", task.name, row, scores), ""]
-    lines += ["Each return, with its seed, is in `../evaluate/scores.json`.", "", f"![the agent driving](drive.gif)\n\nThis episode: {score:.1f}.", ""]
+    lines += ["Each return, with its seed, is in `../evaluate/scores.json`.", ""]
+    lines += [f"![the agent driving](drive.gif)\n\nThis episode: {score:.1f}.", ""]
     lines += [f"![{name}]({name}.png)\n" for name in ("reconstructions", "vae", "rnn", "controller")]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
     for name in STAGES:
         summary = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.stage(name).summary.items())
         lines.append(f"| {name} | {summary} |")
     lines += ["", "## Settings", "", "```json", json.dumps(settings.to_dict(), indent=2), "```", ""]
-    write_atomic(run.path / "report" / "report.md", lambda file: file.write("\n".join(lines).encode()) and None)
+    write_atomic(run.path / "report" / "report.md", lambda file: file.write("\n".join(lines).encode()))
 
 
 def make_report(run: Run, task: Task) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from env.compute import limit_threads
 from env.files import JsonlLog, load_arrays
 from env.rundir import Run
 from env.tasks import Settings, Task
+
+if TYPE_CHECKING:
+    from controller.agent import Agent
 
 TRAINING, SCORING = 1, 2  # keep the seeds of these episodes apart from each other and from the recordings'
 
@@ -47,11 +51,13 @@ def scoring_seeds(settings: Settings, generation: int) -> np.ndarray:
     return np.array([[episode_seed(settings.seed, SCORING, generation, e) for e in range(settings.controller.eval_episodes)]])
 
 
-def play(ranks: Ranks, task: Task, settings: Settings, agent, candidates: np.ndarray, seeds: np.ndarray):  # noqa: ANN001, ANN201
+def play(
+    ranks: Ranks, task: Task, settings: Settings, agent: Agent, candidates: np.ndarray, seeds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Let each candidate play its episodes, shared by all ranks.
 
     Args:
-        agent: an Agent, equal on all ranks.
+        agent: V, M and the shape of C, equal on all ranks.
         candidates: float64 [n, size], equal on all ranks.
         seeds: int64 [n, e].
 
@@ -88,7 +94,7 @@ class Evolution:
         self.log = JsonlLog(self.folder / "log.jsonl", keep=lambda row: row["generation"] <= self.generation)
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
 
-    def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict:
+    def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, Any]:
         """Learn from a generation and return its row for the log."""
         fitness = scores.mean(axis=1)
         self.es.tell(candidates, fitness)
@@ -99,7 +105,7 @@ class Evolution:
         row |= {"sigma": self.es.sigma, "mean_length": lengths.mean(), "steps": int(lengths.sum()), "seconds": seconds}
         return {key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()}
 
-    def scored(self, mean: np.ndarray, scores: np.ndarray) -> dict:
+    def scored(self, mean: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         """Keep the mean solution if it is the best so far; returns what the log's row gets."""
         from controller.agent import save_controller
 
@@ -110,7 +116,7 @@ class Evolution:
             save_controller(self.folder / "best.npz", mean, self.settings, note)
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
 
-    def commit(self, row: dict) -> None:
+    def commit(self, row: dict[str, Any]) -> None:
         """The generation is whole: write its row and the state from which a killed run goes on."""
         self.log.append(row)
         self.es.save(self.folder / "es.pkl", self.generation)

@@ -31,7 +31,7 @@ def model_paths(task: Task, run: Path | None) -> tuple[Path, Path]:
         return vae, rnn
     vae, rnn = shipped("vae", task), shipped("rnn", task)
     if not (vae.exists() and rnn.exists()):
-        raise UserError(f"there is no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
+        raise UserError(f"no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
     return vae, rnn
 
 

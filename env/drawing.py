@@ -98,6 +98,10 @@ def _to_patch(points: np.ndarray, zoom: float) -> np.ndarray:
     return np.rint(pixels).astype(np.int32)
 
 
+def _half(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
 class TrackPainter:
     """Draws the frames of one episode.
 
@@ -110,10 +114,9 @@ class TrackPainter:
         image = _grass(density).copy()
         for corners, colour in road_poly:
             _fill(image, _to_bitmap(np.asarray(corners), density), _darker(colour))
-        half = {"fx": 0.5, "fy": 0.5, "interpolation": cv2.INTER_AREA}
-        self._levels = [cv2.resize(image, None, **half)]
+        self._levels = [_half(image)]
         for _ in range(_LEVELS - 1):
-            self._levels.append(cv2.resize(self._levels[-1], None, **half))
+            self._levels.append(_half(self._levels[-1]))
         self._seen: set[int] = set()
         self._hull_zoom = 0.0
         self._hull: list[np.ndarray] = []

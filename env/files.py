@@ -17,7 +17,7 @@ from env.settings import UserError
 META = "meta"  # the array that holds a file's JSON description
 
 
-def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write `path` so that at any moment it is either the old or the new file, whole.
 
     The bytes go to a neighbour file, reach the disk, and only then take the name.
@@ -36,7 +36,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write `data` as indented JSON, atomically."""
-    write_atomic(path, lambda file: file.write((json.dumps(data, indent=2) + "\n").encode()) and None)
+    write_atomic(path, lambda file: file.write((json.dumps(data, indent=2) + "\n").encode()))
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any] | None = None, compress: int = 0) -> None:

@@ -23,8 +23,12 @@ STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 class World:
     """The environment, shared by every stage that plays it."""
 
-    render: str = setting("fast", "who draws the frames: our own drawing, or gymnasium's (some 20 times slower)", choices=("fast", "official"))
-    frames: str = setting("plain", "how a picture becomes a frame: cropped and resized, or just as the original did", choices=("plain", "original"))
+    render: str = setting(
+        "fast", "who draws the frames: our own drawing, or gymnasium's, thirty times slower", choices=("fast", "official")
+    )
+    frames: str = setting(
+        "plain", "how a picture becomes a frame: cropped and resized, or just as the original did", choices=("plain", "original")
+    )
     max_steps: int = setting(1000, "steps after which an episode is cut", low=2)
 
 
@@ -87,7 +91,9 @@ class Evaluate:
     """Scoring the agent (paper 3.2: 100 episodes)."""
 
     episodes: int = setting(100, "episodes to play", low=1, resumable=True)
-    render: str = setting("official", "who draws the frames that the agent sees: gymnasium, or our own drawing", choices=("fast", "official"))
+    render: str = setting(
+        "official", "who draws the frames that the agent sees: gymnasium, or our own drawing", choices=("fast", "official")
+    )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-tfd = tfp.distributions
 
-
-def mixture(output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor = 1.0) -> tfd.Distribution:
+def mixture(output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor = 1.0) -> tfp.distributions.MixtureSameFamily:
     """The distribution of the next z.
 
     At temperature tau the mixture logits are divided by tau and the standard deviations multiplied by sqrt(tau): above 1
@@ -28,6 +26,7 @@ def mixture(output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor = 1
     """
     shape = tf.concat([tf.shape(output)[:-1], [output.shape[-1] // (3 * mixtures), 3 * mixtures]], axis=0)
     logits, mean, log_std = tf.split(tf.reshape(output, shape), 3, axis=-1)
+    tfd = tfp.distributions
     return tfd.MixtureSameFamily(
         tfd.Categorical(logits=logits / temperature),
         tfd.Normal(mean, tf.exp(log_std) * tf.sqrt(tf.cast(temperature, tf.float32))),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,12 @@ from env.files import read_jsonl
 from env.rundir import Run
 from env.settings import UserError
 from env.tasks import Settings, Task
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from rnn.rnn import MDNRNN
 
 KEYS = ("mu", "logvar", "action")
 
@@ -43,7 +50,8 @@ def usable_episodes(run: Run) -> list[Path]:
     long = [i for i, length in lengths.items() if length >= settings.rnn.window]
     if len(long) < settings.rnn.batch:
         raise UserError(
-            f"rnn.batch is {settings.rnn.batch}, but only {len(long)} episodes have {settings.rnn.window} frames: take a smaller batch or window"
+            f"rnn.batch is {settings.rnn.batch}, but only {len(long)} episodes have {settings.rnn.window} frames: "
+            "take a smaller batch or window"
         )
     return [episode_path(run.path / "encode" / "latents", i) for i in sorted(long)]
 
@@ -65,7 +73,7 @@ def batch_at(paths: list[Path], settings: Settings, step: int) -> tuple[np.ndarr
     return mu, logvar, action
 
 
-def make_step(model, optimizer, grad_clip: float):  # noqa: ANN001, ANN201 - an MDNRNN and a Keras optimizer, imported late
+def make_step(model: MDNRNN, optimizer: keras.Optimizer, grad_clip: float) -> Callable[..., dict[str, tf.Tensor]]:
     """The compiled training step: mu, logvar, action [B, T, size] and an int32 [2] seed -> the terms of the loss."""
     import tensorflow as tf
 

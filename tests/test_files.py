@@ -13,7 +13,7 @@ from env.settings import UserError
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "file"
-    write_atomic(path, lambda file: file.write(b"old") and None)
+    write_atomic(path, lambda file: file.write(b"old"))
 
     def fail(file):
         file.write(b"half")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,12 @@ from env.files import read_jsonl
 from env.rundir import Run
 from env.settings import UserError
 from env.tasks import Settings
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from vae.vae import ConvVAE
 
 
 def episode_paths(run: Run) -> list[Path]:
@@ -59,7 +66,7 @@ def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: in
         yield from islice(frame_batches(paths, settings.vae.batch, rng), skip, None)
 
 
-def make_step(model, optimizer):  # noqa: ANN001, ANN201 - a ConvVAE and a Keras optimizer, imported late
+def make_step(model: ConvVAE, optimizer: keras.Optimizer) -> Callable[..., dict[str, tf.Tensor]]:
     """The compiled training step: frames uint8 [B, 64, 64, 3] and an int32 [2] seed -> the terms of the loss."""
     import tensorflow as tf
 
