@@ -103,7 +103,7 @@ def train_rnn(run: Run, task: Task) -> None:
     import tensorflow as tf
 
     from rnn.rnn import MDNRNN
-    from vae.training import adam, train
+    from vae.training import adam, stream, train
     from vae.vae import save_weights
 
     stage.start()
@@ -121,8 +121,7 @@ def train_rnn(run: Run, task: Task) -> None:
             tf.TensorSpec((rnn.batch, None, task.action_size), tf.float32),
         )
         source = (batch_at(paths, settings, number) for number in range(done, rnn.steps))
-        data = tf.data.Dataset.from_generator(lambda: source, output_signature=signature)
-        for number, batch in enumerate(data.prefetch(4), start=done):
+        for number, batch in enumerate(stream(lambda: source, signature, ahead=4), start=done):
             yield *batch, tf.constant([settings.seed, number])
 
     row = train(stage.dir, "rnn", model, optimizer, step, batches, rnn.steps, log_every=min(20, max(1, rnn.steps // 10)))

@@ -97,7 +97,7 @@ def train_vae(run: Run) -> None:
     import keras
     import tensorflow as tf
 
-    from vae.training import adam, train
+    from vae.training import adam, stream, train
     from vae.vae import FRAME, ConvVAE, save_weights
 
     stage.start()
@@ -108,11 +108,9 @@ def train_vae(run: Run) -> None:
     step = make_step(model, optimizer)
 
     def batches(done: int) -> Iterator[tuple]:
-        data = tf.data.Dataset.from_generator(
-            lambda: batches_from(paths, settings, per_epoch, done),
-            output_signature=tf.TensorSpec((settings.vae.batch, *FRAME), tf.uint8),
-        )
-        for number, frames in enumerate(data.prefetch(16), start=done):
+        signature = tf.TensorSpec((settings.vae.batch, *FRAME), tf.uint8)
+        data = stream(lambda: batches_from(paths, settings, per_epoch, done), signature, ahead=16)
+        for number, frames in enumerate(data, start=done):
             yield frames, tf.constant([settings.seed, number])
 
     row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=min(100, max(1, steps // 10)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from env.command import progress
 from env.files import JsonlLog, load_arrays, save_arrays
+from env.settings import UserError
 
 Step = Callable[..., dict[str, tf.Tensor]]
 
@@ -42,6 +44,30 @@ def load_checkpoint(path: Path, model: keras.Model, optimizer: keras.optimizers.
         for i, variable in enumerate(variables):
             variable.assign(arrays[f"{kind}/{i}"])
     return int(meta["step"])
+
+
+def stream(source: Callable[[], Iterator[Any]], signature: Any, ahead: int) -> Iterator[Any]:
+    """The items of `source` as tensors, made `ahead` of time by tf.data in another thread.
+
+    Args:
+        source: makes the iterator of numpy arrays, or of tuples of them.
+        signature: tf.TensorSpec of an item.
+        ahead: items that wait at most.
+
+    Raises:
+        UserError: the source raised it (tf.data would bury it in an error of its own).
+    """
+    failures: list[UserError] = []
+
+    def guarded() -> Iterator[Any]:
+        try:
+            yield from source()
+        except UserError as error:
+            failures.append(error)
+
+    yield from tf.data.Dataset.from_generator(guarded, output_signature=signature).prefetch(ahead)
+    if failures:
+        raise failures[0]
 
 
 def train(

@@ -1,0 +1,52 @@
+"""Copy a run's trained agent to where the project ships it, small, with the logs that show how it was made.
+
+    python controller/ship.py carracing --run runs/carracing-day
+
+Writes vae/TASK.npz, rnn/TASK.npz and controller/TASK.npz, and beside each the training's log; the run's settings go to
+controller/TASK.settings.json. Weights are kept in half precision: score the agent again after shipping it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import shutil
+
+import numpy as np
+
+from controller.weights import shipped
+from env.command import parser, resolve, run_command
+from env.files import load_arrays, save_arrays, write_json
+from env.settings import UserError
+
+
+def small(name: str, array: np.ndarray) -> np.ndarray:
+    """An array in half precision. V's decoder, four fifths of all weights and needed for pictures only, is rounded to 6 of
+    the 10 bits of the mantissa (1% at most), which halves what zlib makes of it."""
+    half = np.asarray(array, np.float16)
+    if "/dec_" not in name:
+        return half
+    return ((half.view(np.uint16) + np.uint16(8)) & np.uint16(0xFFF0)).view(np.float16)
+
+
+def main() -> None:
+    parsed = parser(__doc__ or "", "ship").parse_args()
+    task, run, settings = resolve(parsed, "ship")
+    for floor, name in (("vae", "weights.npz"), ("rnn", "weights.npz"), ("controller", "best.npz")):
+        source, target = run / floor / name, shipped(floor, task)
+        if not source.exists():
+            raise UserError(f"{source} is missing: train the run first")
+        arrays, meta = load_arrays(source)
+        if floor != "controller":  # C is small and its exact numbers were scored
+            arrays = {key: small(key, array) for key, array in arrays.items()}
+        save_arrays(target, arrays, meta, compress=9)
+        shutil.copyfile(run / floor / "log.jsonl", target.with_suffix(".log.jsonl"))
+        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    write_json(shipped("controller", task).with_suffix(".settings.json"), settings.to_dict())
+
+
+if __name__ == "__main__":
+    run_command(main)
