@@ -6,7 +6,7 @@
     python controller/evaluate.py carracing --original path/to/WorldModelsExperiments/carracing
 
 Without --run, the default run's agent is scored, or, where there is none yet, the agent shipped with the project. The
-run's own agent leaves RUN/evaluate/scores.json and log.jsonl; the same command then resumes an interrupted scoring.
+run's own agent, with the run's seed, leaves RUN/evaluate/scores.json and log.jsonl, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from controller.weights import controller_path, shipped
 from env.command import parser, progress, resolve
 from env.compute import limit_threads
 from env.files import JsonlLog, read_jsonl, write_json
-from env.rundir import Run, Stage
+from env.rundir import Run, Stage, saved_settings
 from env.settings import UserError
 from env.tasks import Settings, Task
 
@@ -123,6 +123,14 @@ def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stag
     return [done[i] for i in range(count)] if ranks.first else []
 
 
+def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
+    """Whether this is the run's own scoring, kept in its folder: of its own agent, in its own world, with its own seed."""
+    saved = saved_settings(path)
+    if saved is None or parsed.original or parsed.weights or not (path / "controller" / "best.npz").exists():
+        return False
+    return (saved.seed, saved.world) == (settings.seed, settings.world)
+
+
 def report_scores(task: Task, settings: Settings, rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
     """Summarise the rows, print the score and the paper's table, and return the JSON."""
     from controller.scores import score_table, summarise
@@ -145,10 +153,11 @@ def report_scores(task: Task, settings: Settings, rows: list[dict[str, Any]], so
 
 def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, settings: Settings) -> None:
     """Score the agent that the flags name, on all ranks."""
-    own = parsed.original is None and parsed.weights is None and (path / "controller" / "best.npz").exists()
+    if parsed.json and not parsed.json.resolve().parent.is_dir():
+        raise UserError(f"--json: the folder {parsed.json.resolve().parent} is missing: make it first")
     if parsed.original is None:
         controller_path(task, path, parsed.run is not None, parsed.weights)  # fail before TensorFlow starts
-    run = ranks.on_first(lambda: Run(path, settings) if own else None)
+    run = ranks.on_first(lambda: Run(path, settings) if is_runs_own(parsed, path, settings) else None)
     stage = run.stage("evaluate") if run else None
     limit_threads()
     agent, settings, source = build_agent(parsed, task, path, settings)

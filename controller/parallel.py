@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from env.settings import UserError, refuse
+from env.settings import UserError, as_user_error, refuse
 
 T = TypeVar("T")
 
@@ -102,7 +102,11 @@ def run_ranks(main: Callable[[Ranks], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         ranks.end(130)
-    except Exception:
+    except Exception as error:
+        known = as_user_error(error) if isinstance(error, OSError) else None
+        if known is not None:  # one rank's disk is full: the others do not know
+            print(f"error: {known}", file=sys.stderr, flush=True)
+            ranks.end(2)
         traceback.print_exc()
         print(f"rank {ranks.rank} of {ranks.size} failed: ending all ranks", file=sys.stderr, flush=True)
         ranks.end(1)

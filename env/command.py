@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from env.rundir import default_run, saved_settings
-from env.settings import OneLineParser, UserError, add_flags, flag_name, given, refuse
+from env.settings import OneLineParser, UserError, add_flags, as_user_error, flag_name, given, refuse
 from env.tasks import SCALES, SECTIONS, TASKS, Settings, Task, get_task
 
 
@@ -75,6 +75,11 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         refuse(error)
+    except OSError as error:
+        known = as_user_error(error)
+        if known is None:
+            raise
+        refuse(known)
     except KeyboardInterrupt:
         print("interrupted: the same command resumes", file=sys.stderr)
         sys.exit(130)

@@ -49,11 +49,14 @@ class Stage:
 
     def _read(self) -> dict[str, Any]:
         try:
-            return json.loads(self._record.read_text())
+            record = json.loads(self._record.read_text())
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except json.JSONDecodeError:
-            raise UserError(f"{self._record} is not valid JSON: delete {self.dir} to make the stage again") from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+            raise UserError(f"{self._record} is damaged: delete {self.dir} to make the stage again")
+        return record
 
     def _relevant(self) -> dict[str, Any]:
         """The settings that decide this stage's result, as {section.field: value}."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import errno
 import math
 import sys
 import typing
@@ -121,6 +122,13 @@ def given(parsed: argparse.Namespace, cls: type, prefix: str = "") -> dict[str, 
     """The fields of `cls` that the command line named, as {field: value}."""
     values = {f.name: getattr(parsed, prefix + f.name, None) for f in dataclasses.fields(cls)}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def as_user_error(error: OSError) -> UserError | None:
+    """The one line for a full or read-only disk and the like; None for faults that are the program's own."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        return None
+    return UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}; make room or rights, the same command resumes")
 
 
 def refuse(error: UserError) -> NoReturn:
