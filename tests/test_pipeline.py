@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import run_python
+from conftest import ROOT, run_python
 
 from env.episodes import episode_path, is_whole, read_episode
 from env.files import load_arrays, read_jsonl
@@ -108,6 +111,42 @@ def test_a_truncated_episode_stops_training_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_killed_recording_goes_on_and_loses_nothing(tmp_path):
+    path = tmp_path / "run"
+    words = ("controller/extract.py", "carracing", "--run", path, "--scale", "smoke", "--episodes", "12")
+    process = subprocess.Popen([sys.executable, str(ROOT / words[0]), *map(str, words[1:])])
+    folder = path / "extract" / "episodes"
+    while len(list(folder.glob("0*.npz"))) < 3:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    kept = {file: file.stat().st_mtime_ns for file in folder.glob("0*.npz")}
+    assert 3 <= len(kept) < 12
+    assert all(is_whole(file) for file in kept)
+    ok(run_python(*words))
+    assert len(list(folder.glob("0*.npz"))) == 12
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert len(read_jsonl(path / "extract" / "log.jsonl")) == 12
+
+
+@pytest.mark.slow
+def test_a_scoring_of_another_seed_or_weights_leaves_the_run_alone(run, tmp_path):
+    before = (run / "evaluate" / "scores.json").read_bytes()
+    base = ("controller/evaluate.py", "carracing", "--run", run, "--episodes", "3", "--render", "fast", "--json")
+    ok(run_python(*base, tmp_path / "seed.json", "--seed", "5"))
+    ok(run_python(*base, tmp_path / "weights.json", "--weights", run / "controller" / "mean.npz", ranks=2))
+    ok(run_python(*base, tmp_path / "again.json", "--weights", run / "controller" / "mean.npz"))
+    seed, weights, again = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("seed", "weights", "again"))
+    assert weights == again, "two ranks score like one"
+    assert set(seed["seeds"]).isdisjoint(weights["seeds"])
+    for scores in (seed, weights):
+        assert len(scores["returns"]) == len(scores["lengths"]) == 3
+        assert scores["ci95"][0] <= scores["mean"] <= scores["ci95"][1]
+    assert (run / "evaluate" / "scores.json").read_bytes() == before
+
+
+@pytest.mark.slow
 def test_training_resumed_equals_training_at_one_go(run, tmp_path):
     """V stopped after 4 of 8 steps and resumed ends with the weights of an unbroken training."""
     for name, first in (("broken", "4"), ("whole", "8")):
@@ -123,8 +162,6 @@ def test_training_resumed_equals_training_at_one_go(run, tmp_path):
 
 @pytest.mark.slow
 def test_the_curve_is_the_same_on_one_two_and_five_ranks(run, tmp_path):
-    import shutil
-
     histories = {}
     for ranks in (1, 2, 5):
         path = tmp_path / str(ranks)
@@ -140,8 +177,6 @@ def test_the_curve_is_the_same_on_one_two_and_five_ranks(run, tmp_path):
 
 @pytest.mark.slow
 def test_evolution_resumed_equals_evolution_at_one_go(run, tmp_path):
-    import shutil
-
     rows = {}
     for name, parts in (("broken", ("2", "4")), ("whole", ("4",))):
         path = tmp_path / name

@@ -1,0 +1,44 @@
+"""How long a run is said to take."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from controller.estimate import amounts, describe, duration, stage_seconds
+
+
+def test_amounts_of_the_papers_run(task):
+    work = amounts(task.scales["paper"])
+    assert work["extract"] == work["encode"] == 10_000_000
+    assert work["vae"] == 100_000_000
+    assert work["rnn"] == 4000 * 100 * 1000
+    assert work["controller"] == 1800 * 64 * 16 * 1000 + 72 * 1024 * 1000
+    assert work["evaluate"] == 100_000
+
+
+def test_a_limit_of_steps_bounds_vs_work(task):
+    paper = task.scales["paper"]
+    limited = dataclasses.replace(paper, vae=dataclasses.replace(paper.vae, limit_steps=50))
+    assert amounts(limited)["vae"] == 5000
+
+
+def test_ranks_share_what_is_played(task):
+    rates = dict.fromkeys(amounts(task.scales["paper"]), 100.0)
+    one, four = (stage_seconds(rates, task.scales["paper"], ranks) for ranks in (1, 4))
+    assert one["controller"] == pytest.approx(4 * four["controller"])
+    assert one["vae"] == four["vae"]
+
+
+def test_the_estimate_names_the_smaller_scales(task):
+    rates = dict.fromkeys(amounts(task.scales["paper"]), 1000.0)
+    text = describe(task, task.scales["paper"], rates, ranks=2)
+    assert "--scale smoke" in text
+    assert "--scale day" in text
+    assert "--scale" not in describe(task, task.scales["smoke"], rates, ranks=2)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(4, "4 s"), (600, "10 min"), (3 * 3600, "3.0 h"), (5e6, "58 days")])
+def test_durations(seconds, words):
+    assert duration(seconds) == words
