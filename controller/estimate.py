@@ -45,7 +45,7 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
     limit_threads()
     from controller.agent import make_agent
     from controller.random_policy import RandomPolicy
-    from controller.rollout import Job, rollout
+    from controller.rollout import Job, Worlds, rollout
     from rnn.rnn import MDNRNN
     from vae.vae import ConvVAE
 
@@ -54,14 +54,15 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
     world = replace(settings.world, max_steps=PROBE_STEPS)
     agent = make_agent(task, replace(settings, world=world), vae, rnn)
 
-    def steps(player: Player, render: str) -> int:
+    def steps(worlds: Worlds, player: Player) -> int:
         jobs = [Job(i, 0, i) for i in range(player.slots)]
-        return sum(r.length for r in rollout(task, replace(world, render=render), player, jobs))
+        return sum(result.length for result in rollout(worlds, player, jobs))
 
+    own, scoring = (Worlds(task, replace(world, render=render)) for render in (settings.world.render, settings.evaluate.render))
     return {
-        "extract": rate(lambda: steps(RandomPolicy(task, settings.vae.z_size), settings.world.render)),
-        "controller": rate(lambda: steps(agent, settings.world.render)),
-        "evaluate": rate(lambda: steps(agent, settings.evaluate.render), 3.0),
+        "extract": rate(lambda: steps(own, RandomPolicy(task, settings.vae.z_size))),
+        "controller": rate(lambda: steps(own, agent)),
+        "evaluate": rate(lambda: steps(scoring, agent)),
     }
 
 

@@ -92,7 +92,7 @@ def played_before(stage: Stage | None) -> list[dict[str, Any]]:
 
 def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stage: Stage | None) -> list[dict[str, Any]]:
     """Play the episodes that are not in the stage's log yet; returns a row for each episode, on rank 0."""
-    from controller.rollout import Job, episode_seed, rollout
+    from controller.rollout import Job, Worlds, episode_seed, rollout
 
     count = settings.evaluate.episodes
     done = {row["episode"]: row for row in played_before(stage) if row["episode"] < count} if ranks.first else {}
@@ -104,12 +104,13 @@ def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stag
         stage.start()
     log = JsonlLog(stage.log, keep=lambda row: row["episode"] in done) if stage and ranks.first else None
     bar = progress(desc="evaluate", total=count, initial=len(done), unit="episode") if ranks.first else None
+    worlds = Worlds(task, settings.world)
     chunk = ranks.size * agent.slots  # what is kept at a time
     for start in range(0, len(jobs), chunk):
         part = jobs[start : start + chunk]
         table = np.zeros((len(part), 2))
         where = {job.index: number for number, job in enumerate(part)}
-        for result in rollout(task, settings.world, agent, ranks.share(part)):
+        for result in rollout(worlds, agent, ranks.share(part)):
             table[where[result.job.index]] = result.score, result.length
         for job, (score, length) in zip(part, ranks.total(table)):
             row = {"episode": job.index, "seed": job.seed, "return": float(score), "length": int(length)}
@@ -118,6 +119,7 @@ def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stag
                 log.append(row)
         if bar is not None:
             bar.update(len(part))
+    worlds.close()
     if bar is not None:
         bar.close()
     return [done[i] for i in range(count)] if ranks.first else []

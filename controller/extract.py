@@ -55,19 +55,20 @@ def make_player(task: Task, settings: Settings, run: Path) -> Player:
 
 def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:
     """Record this rank's share of the episodes `indices` into the run."""
-    from controller.rollout import Job, episode_seed, rollout
+    from controller.rollout import Job, Worlds, episode_seed, rollout
 
     folder = run / "extract" / "episodes"
     jobs = [Job(i, 0, episode_seed(settings.seed, PURPOSE, i)) for i in ranks.share(indices)]
     if not jobs:
         return
-    player = make_player(task, settings, run)
+    worlds, player = Worlds(task, settings.world), make_player(task, settings, run)
     bar = progress(desc="extract", total=len(indices), unit="episode") if ranks.first else None
-    for result in rollout(task, settings.world, player, jobs, record=True, past_done=settings.extract.past_done):
+    for result in rollout(worlds, player, jobs, record=True, past_done=settings.extract.past_done):
         assert result.episode is not None
         write_episode(episode_path(folder, result.job.index), result.episode)
         if bar is not None:
             bar.update(min(ranks.size, bar.total - bar.n))
+    worlds.close()
     if bar is not None:
         bar.close()
 

@@ -73,19 +73,39 @@ def make_world(task: Task, world: World, render_mode: str | None = None) -> gymn
     return gymnasium.make(task.env_id, max_episode_steps=world.max_steps, disable_env_checker=True, **options)
 
 
+class Worlds:
+    """The worlds that a process plays in, one for each slot: made when first needed, and kept from one rollout to the next.
+
+    Making them anew for each generation would cost time, and memory too: a world is a cycle of references that holds
+    megabytes, which Python frees late.
+
+    Args:
+        task, world: which world, and its settings.
+    """
+
+    def __init__(self, task: Task, world: World) -> None:
+        self._task, self._world = task, world
+        self._made: list[gymnasium.Env] = []
+
+    def __getitem__(self, slot: int) -> gymnasium.Env:
+        while len(self._made) <= slot:
+            self._made.append(make_world(self._task, self._world))
+        return self._made[slot]
+
+    def close(self) -> None:
+        """Close all of them."""
+        while self._made:
+            self._made.pop().close()
+
+
 class _Slot:
-    """One world and the episode it is in."""
+    """A slot's world and the episode it is in."""
 
-    def __init__(self, world: gymnasium.Env, record: bool) -> None:
-        self.world = world
-        self.record = record
-        self.job: Job | None = None
-
-    def start(self, job: Job) -> np.ndarray:
-        self.job, self.score, self.length = job, 0.0, 0
+    def __init__(self, world: gymnasium.Env, job: Job, record: bool) -> None:
+        self.world, self.job, self.record = world, job, record
+        self.score, self.length = 0.0, 0
         self.rows: list[tuple] = []
-        self.frame, _ = self.world.reset(seed=job.seed)
-        return self.frame
+        self.frame, _ = world.reset(seed=job.seed)
 
     def step(self, action: np.ndarray, past_done: bool) -> bool:
         """Take the action; returns whether the episode is over."""
@@ -107,12 +127,11 @@ class _Slot:
                 "reward": np.array(reward, np.float32),
                 "done": np.array(done, bool),
             }
-        assert self.job is not None
         return Result(self.job, self.score, self.length, episode)
 
 
 def rollout(
-    task: Task, world: World, player: Player, jobs: Iterable[Job], *, record: bool = False, past_done: bool = False
+    worlds: Worlds, player: Player, jobs: Iterable[Job], *, record: bool = False, past_done: bool = False
 ) -> Iterator[Result]:
     """Play all jobs and yield each result as its episode ends.
 
@@ -120,36 +139,31 @@ def rollout(
     slot or on its neighbours.
 
     Args:
-        task, world: what is played.
+        worlds: where it is played.
         player: who drives.
         jobs: the episodes.
         record: whether results carry their frames.
         past_done: go on to the step limit when the world says done (the original's recording of CarRacing).
     """
     queue = iter(jobs)
-    slots = [_Slot(make_world(task, world), record) for _ in range(player.slots)]
+    slots: dict[int, _Slot] = {}
     frames = np.zeros((player.slots, 64, 64, 3), np.uint8)
 
-    def refill(number: int) -> bool:
+    def refill(number: int) -> None:
         job = next(queue, None)
-        slots[number].job = job
+        slots.pop(number, None)
         if job is not None:
             player.begin(number, job)
-            frames[number] = slots[number].start(job)
-        return job is not None
+            slots[number] = _Slot(worlds[number], job, record)
+            frames[number] = slots[number].frame
 
-    try:
-        active = [number for number in range(player.slots) if refill(number)]
-        while active:
-            actions = player.act(frames)
-            for number in list(active):
-                slot = slots[number]
-                over = slot.step(actions[number], past_done)
-                frames[number] = slot.frame
-                if over:
-                    yield slot.result()
-                    if not refill(number):
-                        active.remove(number)
-    finally:
-        for slot in slots:
-            slot.world.close()
+    for number in range(player.slots):
+        refill(number)
+    while slots:
+        actions = player.act(frames)
+        for number, slot in list(slots.items()):
+            over = slot.step(actions[number], past_done)
+            frames[number] = slot.frame
+            if over:
+                yield slot.result()
+                refill(number)

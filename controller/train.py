@@ -31,6 +31,7 @@ from env.tasks import Settings, Task
 
 if TYPE_CHECKING:
     from controller.agent import Agent
+    from controller.rollout import Worlds
 
 TRAINING, SCORING = 1, 2  # keep the seeds of these episodes apart from each other and from the recordings'
 
@@ -52,11 +53,12 @@ def scoring_seeds(settings: Settings, generation: int) -> np.ndarray:
 
 
 def play(
-    ranks: Ranks, task: Task, settings: Settings, agent: Agent, candidates: np.ndarray, seeds: np.ndarray
+    ranks: Ranks, worlds: Worlds, agent: Agent, candidates: np.ndarray, seeds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let each candidate play its episodes, shared by all ranks.
 
     Args:
+        worlds: this rank's.
         agent: V, M and the shape of C, equal on all ranks.
         candidates: float64 [n, size], equal on all ranks.
         seeds: int64 [n, e].
@@ -70,7 +72,7 @@ def play(
     episodes = seeds.shape[1]
     jobs = [Job(i, i // episodes, int(seed)) for i, seed in enumerate(seeds.ravel())]
     scores, lengths = np.zeros(len(jobs)), np.zeros(len(jobs), np.int64)
-    for result in rollout(task, settings.world, agent, ranks.share(jobs)):
+    for result in rollout(worlds, agent, ranks.share(jobs)):
         scores[result.job.index], lengths[result.job.index] = result.score, result.length
     return ranks.total(scores).reshape(seeds.shape), ranks.total(lengths).reshape(seeds.shape)
 
@@ -132,7 +134,9 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     models = model_paths(task, path)
     limit_threads()
     from controller.agent import load_models, make_agent
+    from controller.rollout import Worlds
 
+    worlds = Worlds(task, settings.world)
     agent = make_agent(task, settings, *load_models(task, settings, path))
     c, size = settings.controller, agent.policy.size
     if run:
@@ -143,16 +147,17 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     while generation < c.generations:
         started = time.monotonic()
         candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, size)))
-        scores, lengths = play(ranks, task, settings, agent, candidates, training_seeds(settings, generation))
+        scores, lengths = play(ranks, worlds, agent, candidates, training_seeds(settings, generation))
         row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) if evolution else {}
         generation += 1
         if generation % c.eval_every == 0 or generation == c.generations:
             # Rounded to 4 decimals like the original's solutions (train.py, evaluate_batch).
             mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(size))
-            scores, _ = play(ranks, task, settings, agent, mean[None], scoring_seeds(settings, generation))
+            scores, _ = play(ranks, worlds, agent, mean[None], scoring_seeds(settings, generation))
             row |= evolution.scored(mean, scores) if evolution else {}
         if evolution:
             evolution.commit(row)
+    worlds.close()
     if run and evolution:
         evolution.bar.close()
         run.stage("controller").finish({"generations": c.generations, "best": evolution.best})

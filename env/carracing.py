@@ -97,6 +97,10 @@ class CarRacing(GymnasiumCarRacing):
         obs, reward, terminated, truncated, info = super().step(action)
         return obs, float(reward), terminated, truncated, info
 
+    def close(self) -> None:
+        self._painter = None  # the world is a cycle of references: its bitmaps need not wait until Python finds it
+        super().close()
+
     def _render(self, mode: str) -> Any:
         if mode != "state_pixels":
             return super()._render(mode)

@@ -76,7 +76,7 @@ def bench_world() -> dict[str, float]:
 def bench_loop() -> dict[str, float]:
     """Steps a second of the shipped agent in 32 slots, resets included."""
     from controller.agent import load_agent
-    from controller.rollout import Job, rollout
+    from controller.rollout import Job, Worlds, rollout
     from controller.weights import shipped
 
     task, rates = get_task("carracing"), {}
@@ -86,7 +86,8 @@ def bench_loop() -> dict[str, float]:
         settings = replace(paper, world=world, controller=replace(paper.controller, slots=32, dtype=name))
         agent, _ = load_agent(task, settings, None, shipped("controller", task))
         jobs = [Job(i, 0, i) for i in range(32)]
-        rate = median_rate(lambda: sum(result.length for result in rollout(task, world, agent, jobs)))
+        worlds = Worlds(task, world)
+        rate = median_rate(lambda: sum(result.length for result in rollout(worlds, agent, jobs)))
         rates[f"loop_{name.removeprefix('mixed_')}_steps_per_s_core"] = rate
     return rates
 

@@ -10,7 +10,7 @@ import pytest
 
 from controller.agent import Agent, make_policy
 from controller.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters
-from controller.rollout import Job, episode_rng, episode_seed, make_world, rollout
+from controller.rollout import Job, Worlds, episode_rng, episode_seed, make_world, rollout
 from rnn.rnn import MDNRNN
 from vae.vae import ConvVAE
 
@@ -48,7 +48,7 @@ def test_the_loop_is_the_papers(task, settings, models, candidates):
     """Against a plain numpy loop of section 2.4: sample z, act on [z, h], step the world, then move h with z and a."""
     vae, rnn = models
     job = Job(0, 1, 123)
-    [result] = rollout(task, settings.world, make_agent(task, settings, models, candidates, 1), [job], record=True)
+    [result] = rollout(Worlds(task, settings.world), make_agent(task, settings, models, candidates, 1), [job], record=True)
     kernel, bias = rnn.lstm.kernel.numpy(), rnn.lstm.bias.numpy()
     params = candidates[1].astype(np.float32)
     noise = episode_rng(123).standard_normal((STEPS, 32), np.float32)
@@ -76,9 +76,9 @@ def test_the_loop_is_the_papers(task, settings, models, candidates):
 @pytest.mark.parametrize("slots", [2, 5])
 def test_an_episode_does_not_depend_on_slots_or_neighbours(task, settings, models, candidates, slots):
     jobs = [Job(i, i % 3, episode_seed(7, i)) for i in range(7)]
-    alone = {r.job.index: r for r in rollout(task, settings.world, make_agent(task, settings, models, candidates, 1), jobs)}
+    alone = {r.job.index: r for r in rollout(Worlds(task, settings.world), make_agent(task, settings, models, candidates, 1), jobs)}
     agent = make_agent(task, settings, models, candidates, slots)
-    together = {r.job.index: r for r in rollout(task, settings.world, agent, reversed(jobs))}
+    together = {r.job.index: r for r in rollout(Worlds(task, settings.world), agent, reversed(jobs))}
     assert {i: (r.score, r.length) for i, r in together.items()} == {i: (r.score, r.length) for i, r in alone.items()}
     assert len({r.score for r in alone.values()}) > 3
 
@@ -96,7 +96,7 @@ def test_the_agent_samples_z(task, settings, models, candidates):
 
 
 def test_recorded_episodes_pair_a_frame_with_the_action_taken_on_it(task, settings):
-    [result] = rollout(task, settings.world, RandomPolicy(task, 32), [Job(0, 0, 5)], record=True)
+    [result] = rollout(Worlds(task, settings.world), RandomPolicy(task, 32), [Job(0, 0, 5)], record=True)
     episode, world = result.episode, make_world(task, settings.world)
     frame, _ = world.reset(seed=5)
     for t in range(result.length):
@@ -118,8 +118,8 @@ def test_going_past_done_is_the_recorders_choice(task, settings):
         def act(self, frames):
             return np.array([[0.0, 0.3, 0.0]], np.float32)
 
-    [stopped] = rollout(task, world, StraightOn(), [Job(0, 0, 1)])
-    [went_on] = rollout(task, world, StraightOn(), [Job(0, 0, 1)], past_done=True)
+    [stopped] = rollout(Worlds(task, world), StraightOn(), [Job(0, 0, 1)])
+    [went_on] = rollout(Worlds(task, world), StraightOn(), [Job(0, 0, 1)], past_done=True)
     assert stopped.length < 400
     assert went_on.length == 400
     assert went_on.score < stopped.score
@@ -129,7 +129,7 @@ def test_the_random_policy_is_the_authors_agent_with_cauchy_weights(task, settin
     """The full agent, V and M with Cauchy weights times s / 10,000 as the authors' loaders leave them, acts the same."""
     seed = 9
     job = Job(0, 0, seed)
-    [expected] = rollout(task, settings.world, RandomPolicy(task, 32), [job], record=True)
+    [expected] = rollout(Worlds(task, settings.world), RandomPolicy(task, 32), [job], record=True)
     rng = np.random.default_rng(0)
     vae, rnn = ConvVAE(32), MDNRNN()
     for variable in (*vae.weights, *rnn.weights):
@@ -145,7 +145,7 @@ def test_the_random_policy_is_the_authors_agent_with_cauchy_weights(task, settin
             self._noise[slot] = own.standard_normal((STEPS, 32), np.float32)
 
     full = FullAgent(task, vae, rnn, make_policy(task, settings), "zh", 1, STEPS)
-    [result] = rollout(task, settings.world, full, [job], record=True)
+    [result] = rollout(Worlds(task, settings.world), full, [job], record=True)
     np.testing.assert_allclose(result.episode["action"], expected.episode["action"], atol=5e-3)
 
 
