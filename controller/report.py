@@ -2,7 +2,7 @@
 
     python controller/report.py carracing --run runs/carracing-smoke
 
-Writes RUN/report: report.md, reconstructions.png, vae.png, rnn.png, controller.png and drive.gif.
+Writes RUN/report: report.md, reconstructions.png, vae.png, rnn.png, controller.png, drive.gif and drive.png.
 """
 
 from __future__ import annotations
@@ -141,8 +141,17 @@ def save_gif(pictures: list[np.ndarray], target: Path) -> None:
     write_atomic(target, lambda file: images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=80, loop=0))
 
 
+def save_strip(pictures: list[np.ndarray], target: Path) -> None:
+    """Six moments of the video in two rows, as PNG."""
+    from PIL import Image
+
+    chosen = [pictures[i] for i in np.linspace(0, len(pictures) - 1, 6).round().astype(int)]
+    strip = np.vstack([np.hstack(chosen[:3]), np.hstack(chosen[3:])])
+    write_atomic(target, lambda file: Image.fromarray(strip).quantize(128, dither=Image.Dither.NONE).save(file, "PNG"))
+
+
 def write_report(run: Run, task: Task, score: float, scores: dict[str, Any]) -> None:
-    """report.md: the score table, the pictures, and how long each stage's settings were."""
+    """report.md: the score table, the pictures, what each stage ended with, and the settings."""
     settings = run.settings
     row = row_for(task.name, settings.controller.features, settings.controller.hidden)
     lines = [f"# {task.title}, scale {settings.scale}, seed {settings.seed}", ""]
@@ -184,6 +193,7 @@ def make_report(run: Run, task: Task) -> None:
     plot_controller(run.stage("controller").log, folder / "controller.png", task.name)
     pictures, score = video_frames(task, settings, agent)
     save_gif(pictures, folder / "drive.gif")
+    save_strip(pictures, folder / "drive.png")
     write_report(run, task, score, json.loads((run.path / "evaluate" / "scores.json").read_text()))
     print(f"report: {folder / 'report.md'}")
 

@@ -2,8 +2,8 @@
 
     python controller/ship.py carracing --run runs/carracing-day
 
-Writes vae/TASK.npz, rnn/TASK.npz and controller/TASK.npz, and beside each the training's log; the run's settings go to
-controller/TASK.settings.json. Weights are kept in half precision: score the agent again after shipping it.
+Writes vae/TASK.npz, rnn/TASK.npz and controller/TASK.npz, and beside each the training's log and pictures; the run's settings
+go to controller/TASK.settings.json. Weights are kept in half precision: score the agent again after shipping it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ def small(name: str, array: np.ndarray) -> np.ndarray:
 def main() -> None:
     parsed = parser(__doc__ or "", "ship").parse_args()
     task, run, settings = resolve(parsed, "ship")
+    if not (run / "report" / "report.md").exists():
+        raise UserError(f"{run} has no report yet: run 'bash run.sh {task.name} --run {run}' to its end first")
     for floor, name in (("vae", "weights.npz"), ("rnn", "weights.npz"), ("controller", "best.npz")):
         source, target = run / floor / name, shipped(floor, task)
-        if not source.exists():
-            raise UserError(f"{source} is missing: train the run first")
         arrays, meta = load_arrays(source)
         if floor != "controller":  # C is small and its exact numbers were scored
             arrays = {key: small(key, array) for key, array in arrays.items()}
         save_arrays(target, arrays, meta, compress=9)
         shutil.copyfile(run / floor / "log.jsonl", target.with_suffix(".log.jsonl"))
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    pictures = (("vae", "reconstructions", ".png"), ("controller", "drive", ".png"), ("controller", "controller", ".curve.png"))
+    for floor, picture, suffix in pictures:
+        shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task).with_suffix(suffix))
     write_json(shipped("controller", task).with_suffix(".settings.json"), settings.to_dict())
 
 

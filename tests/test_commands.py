@@ -25,6 +25,7 @@ COMMANDS = [
     "controller/evaluate.py",
     "controller/report.py",
     "controller/estimate.py",
+    "controller/ship.py",
 ]
 
 
