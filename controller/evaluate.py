@@ -24,7 +24,7 @@ import numpy as np
 
 from controller.paper import row_for
 from controller.parallel import Ranks, run_ranks
-from controller.weights import controller_path, shipped
+from controller.weights import controller_path, fingerprint, shipped
 from env.command import parser, progress, resolve
 from env.compute import limit_threads
 from env.files import JsonlLog, read_jsonl, write_json
@@ -77,33 +77,42 @@ def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Set
     return agent, settings, str(parsed.original)
 
 
-def played_before(stage: Stage | None) -> list[dict[str, Any]]:
-    """The episodes that an interrupted scoring with the same settings left in the run's log."""
-    if stage is None or not stage.log.exists():
-        return []
+def played_before(stage: Stage, controller: str) -> dict[int, dict[str, Any]]:
+    """The episodes that an interrupted scoring of the same C with the same settings left in the run's log."""
+    rows = read_jsonl(stage.log) if stage.log.exists() else []
     try:
         stage.check()
+        kept = {row["episode"]: row for row in rows if row["controller"] == controller}
     except UserError:
+        kept = {}
+    if len(kept) < len(rows):
         print("evaluate: the settings or the agent changed since the last scoring: playing anew")
-        stage.log.unlink()
-        return []
-    return read_jsonl(stage.log)
+    return kept
 
 
 def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stage: Stage | None) -> list[dict[str, Any]]:
-    """Play the episodes that are not in the stage's log yet; returns a row for each episode, on rank 0."""
+    """Play the episodes that are not in the stage's log yet.
+
+    Args:
+        ranks, task, settings, agent: who plays what.
+        stage: the run's evaluate stage, on rank 0 and for the run's own scoring; else None.
+
+    Returns:
+        A row for each episode on rank 0, nothing on the others.
+    """
     from controller.rollout import Job, Worlds, episode_seed, rollout
 
     count = settings.evaluate.episodes
-    done = {row["episode"]: row for row in played_before(stage) if row["episode"] < count} if ranks.first else {}
+    controller = fingerprint(stage.dir.parent / "controller" / "best.npz") if stage else ""
+    done = played_before(stage, controller) if stage else {}
     played = np.zeros(count, np.int64)
-    played[list(done)] = 1
+    played[[index for index in done if index < count]] = 1
     played = ranks.broadcast(played)
     jobs = [Job(i, 0, episode_seed(settings.seed, EVALUATION, i)) for i in range(count) if not played[i]]
-    if stage and ranks.first and jobs:
+    if stage and jobs:
         stage.start()
-    log = JsonlLog(stage.log, keep=lambda row: row["episode"] in done) if stage and ranks.first else None
-    bar = progress(desc="evaluate", total=count, initial=len(done), unit="episode") if ranks.first else None
+    log = JsonlLog(stage.log, keep=lambda row: done.get(row["episode"]) == row) if stage else None
+    bar = progress(desc="evaluate", total=count, initial=count - len(jobs), unit="episode") if ranks.first else None
     worlds = Worlds(task, settings.world)
     chunk = ranks.size * agent.slots  # what is kept at a time
     for start in range(0, len(jobs), chunk):
@@ -113,10 +122,10 @@ def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stag
         for result in rollout(worlds, agent, ranks.share(part)):
             table[where[result.job.index]] = result.score, result.length
         for job, (score, length) in zip(part, ranks.total(table)):
-            row = {"episode": job.index, "seed": job.seed, "return": float(score), "length": int(length)}
-            done[job.index] = row
+            done[job.index] = {"episode": job.index, "seed": job.seed, "return": float(score), "length": int(length)}
             if log:
-                log.append(row)
+                done[job.index]["controller"] = controller
+                log.append(done[job.index])
         if bar is not None:
             bar.update(len(part))
     worlds.close()
@@ -169,7 +178,8 @@ def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, s
     scores = report_scores(task, settings, rows, source)
     if stage:
         write_json(stage.dir / "scores.json", scores)
-        stage.finish({key: scores[key] for key in ("episodes", "mean", "std", "ci95", "render")})
+        summary = {key: scores[key] for key in ("episodes", "mean", "std", "ci95", "render")}
+        stage.finish(summary | {"controller": rows[0]["controller"]})
     if parsed.json:
         write_json(parsed.json, scores)
 

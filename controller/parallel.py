@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from env.settings import UserError, as_user_error, refuse
+from env.settings import UserError, as_user_error
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class Ranks:
 
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD
+        self._failing = MPI.COMM_WORLD.Dup()  # its messages meet no others
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
 
@@ -75,10 +76,17 @@ class Ranks:
                 message = str(error).encode()
         size = self.broadcast(np.array([len(message)]))
         if size[0]:
-            if self.first:
-                raise UserError(message.decode())
-            sys.exit(2)
+            raise UserError(message.decode())
         return result
+
+    def all_fail(self, seconds: float = 30.0) -> bool:
+        """Called by a rank that gives up: whether all ranks do so within `seconds`."""
+        request, until = self._failing.Ibarrier(), time.monotonic() + seconds
+        while not request.Test():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        return True
 
     def end(self, code: int) -> None:
         """End all ranks at once."""
@@ -90,15 +98,19 @@ class Ranks:
 def run_ranks(main: Callable[[Ranks], None]) -> None:
     """Run a command on all ranks.
 
-    A UserError that all ranks meet alike is printed once, and they leave with 2. Any other exception on one rank is printed
-    and ends the whole job, which would otherwise wait for that rank for ever.
+    A UserError that all ranks meet alike is printed once, and they leave with 2. If only some meet it, or on any other
+    exception, the failing rank says so and ends the whole job, which would otherwise wait for that rank for ever.
     """
     ranks = Ranks()
     try:
         main(ranks)
     except UserError as error:
         if ranks.first:
-            refuse(error)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        if not ranks.all_fail():
+            if not ranks.first:
+                print(f"error: {error} (rank {ranks.rank} of {ranks.size})", file=sys.stderr, flush=True)
+            ranks.end(2)
         sys.exit(2)
     except KeyboardInterrupt:
         ranks.end(130)

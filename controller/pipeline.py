@@ -20,6 +20,7 @@ import subprocess
 import time
 
 from controller.estimate import describe, measure
+from controller.weights import fingerprint
 from env.command import parser, resolve, run_command
 from env.compute import available_cores
 from env.rundir import Run
@@ -91,12 +92,14 @@ def main() -> None:
 
 
 def is_finished(run: Run, name: str) -> bool:
-    """Whether a stage is finished with the run's settings; a scoring with others counts as not."""
+    """Whether a stage is finished with the run's settings; a scoring with others, or of an older C, counts as not."""
+    stage = run.stage(name)
+    if name != "evaluate":
+        return stage.check()
+    best = run.path / "controller" / "best.npz"
     try:
-        return run.stage(name).check()
+        return stage.check() and best.exists() and stage.summary.get("controller") == fingerprint(best)
     except UserError:
-        if name != "evaluate":
-            raise
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from env.rundir import REPOSITORY
@@ -33,6 +34,11 @@ def model_paths(task: Task, run: Path | None) -> tuple[Path, Path]:
     if not (vae.exists() and rnn.exists()):
         raise UserError(f"no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
     return vae, rnn
+
+
+def fingerprint(path: Path) -> str:
+    """Twelve hex digits of a file's SHA-256: which C was scored, when the training of C went on meanwhile."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def controller_path(task: Task, run: Path, run_given: bool, weights: Path | None) -> Path:
