@@ -142,7 +142,7 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     if run:
         run.stage("controller").start()
         print(f"controller: {c.population} x {c.episodes} episodes a generation on {ranks.size} ranks; V from {models[0]}")
-    evolution = Evolution(run, size) if run else None
+    evolution = ranks.on_first(lambda: Evolution(run, size) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     while generation < c.generations:
         started = time.monotonic()

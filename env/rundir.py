@@ -62,8 +62,10 @@ class Stage:
         """The settings that decide this stage's result, as {section.field: value}."""
         flat = {"task": self._settings.task, "seed": self._settings.seed}
         for section in DEPENDS[self.name]:
-            for key, value in dataclasses.asdict(getattr(self._settings, section)).items():
-                flat[f"{section}.{key}"] = value
+            values = getattr(self._settings, section)
+            for field in dataclasses.fields(values):
+                if not field.metadata["neutral"]:
+                    flat[f"{section}.{field.name}"] = getattr(values, field.name)
         return flat
 
     def check(self) -> bool:

@@ -28,6 +28,7 @@ def setting(
     high: float | None = None,
     choices: tuple[Any, ...] | None = None,
     resumable: bool = False,
+    neutral: bool = False,
 ) -> Any:
     """Declare one setting of a settings dataclass.
 
@@ -37,8 +38,9 @@ def setting(
         low, high: inclusive bounds for numbers.
         choices: the values that are allowed.
         resumable: True where a finished stage can go on from its checkpoint with a larger value.
+        neutral: True where the value changes speed or memory but no result.
     """
-    meta = {"help": help, "low": low, "high": high, "choices": choices, "resumable": resumable}
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "resumable": resumable, "neutral": neutral}
     return dataclasses.field(default=default, metadata=meta)
 
 

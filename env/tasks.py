@@ -82,7 +82,7 @@ class Controller:
     generations: int = setting(1800, "generations to evolve", low=1, resumable=True)
     eval_every: int = setting(25, "generations between scorings of the distribution's mean", low=1)
     eval_episodes: int = setting(1024, "episodes of such a scoring", low=1)
-    slots: int = setting(16, "episodes that one process plays side by side", low=1)
+    slots: int = setting(16, "episodes that one process plays side by side", low=1, neutral=True)
     dtype: str = setting("float32", "compute type of V's layers while C plays", choices=("float32", "mixed_bfloat16"))
 
 
