@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from controller.policy import Policy, to_action
 from controller.rollout import Job, episode_rng
-from controller.weights import model_paths
+from controller.weights import check_models, model_paths, shipped
 from env.files import load_arrays, save_arrays
 from env.settings import UserError
 from env.tasks import Settings, Task
@@ -131,14 +131,22 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
     return arrays["params"], settings
 
 
-def load_agent(task: Task, settings: Settings, run: Path | None, weights: Path) -> tuple[Agent, Settings]:
-    """The agent of the C in `weights` on the V and M of a run (None: the shipped ones), and the settings with C's shape.
+def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tuple[Agent, Settings]:
+    """The agent of the C in `weights` on the V and M of a run, and the settings with C's shape.
+
+    The shipped C plays on the shipped V and M, whatever the run holds.
 
     Raises:
-        UserError: as `load_models` and `load_controller`.
+        UserError: as `load_models`, `load_controller` and `check_models`.
     """
+    paper = task.scales["paper"]
+    on_shipped = weights == shipped("controller", task)
+    if on_shipped:
+        settings = dataclasses.replace(settings, vae=paper.vae, rnn=paper.rnn)
+    elif weights == run / "controller" / "best.npz":
+        check_models(task, run)
     params, settings = load_controller(weights, task, settings)
-    agent = make_agent(task, settings, *load_models(task, settings, run))
+    agent = make_agent(task, settings, *load_models(task, settings, None if on_shipped else run))
     agent.set_candidates(params[None])
     return agent, settings
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ import numpy as np
 from env.command import parser, resolve, run_command
 from env.compute import available_cores, limit_threads, start_tensorflow
 from env.settings import UserError
-from env.tasks import SCALES, Settings, Task
+from env.tasks import SCALES, STAGES, Settings, Task
 
 if TYPE_CHECKING:
     from controller.rollout import Player
@@ -132,8 +133,8 @@ def duration(seconds: float) -> str:
 
 
 def stage_seconds(rates: dict[str, float], settings: Settings, ranks: int) -> dict[str, float]:
-    """Seconds of each stage with `ranks` processes where a stage is shared by ranks."""
-    shared = {"extract", "controller", "evaluate"}
+    """Seconds of each stage with `ranks` processes, one a core, where a stage is shared by ranks."""
+    shared, ranks = {"extract", "controller", "evaluate"}, min(ranks, available_cores())
     return {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(settings).items()}
 
 
@@ -153,10 +154,10 @@ def measure(arguments: list[str]) -> dict[str, float]:
     return rates
 
 
-def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int) -> str:
-    """What will run, how long each stage takes here, and how long the other scales would take."""
+def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int, stages: Sequence[str] = STAGES) -> str:
+    """What will run, how long each of the waiting `stages` takes here, and how long the other scales would take."""
     work = amounts(settings)
-    seconds = stage_seconds(rates, settings, ranks)
+    seconds = {name: value for name, value in stage_seconds(rates, settings, ranks).items() if name in stages}
     units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
     lines = [f"{task.title} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
     for name, value in seconds.items():

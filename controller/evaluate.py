@@ -6,15 +6,19 @@
     python controller/evaluate.py carracing --original path/to/WorldModelsExperiments/carracing
 
 Without --run, the default run's agent is scored, or, where there is none yet, the agent shipped with the project. The
-run's own agent, with the run's seed, leaves RUN/evaluate/scores.json and log.jsonl, and the same command resumes.
+run's own agent, scored with the run's own settings, leaves RUN/evaluate/scores.json and log.jsonl, and the same command
+resumes; with other flags the scores are only printed, and written to --json.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported; a rank has one core
 
 import argparse
 import dataclasses
@@ -24,11 +28,11 @@ import numpy as np
 
 from controller.paper import row_for
 from controller.parallel import Ranks, run_ranks
-from controller.weights import controller_path, fingerprint, shipped
+from controller.weights import controller_path, fingerprint
 from env.command import parser, progress, resolve
 from env.compute import limit_threads
 from env.files import JsonlLog, read_jsonl, write_json
-from env.rundir import Run, Stage, saved_settings
+from env.rundir import Run, RunInUse, Stage, saved_settings
 from env.settings import UserError
 from env.tasks import Settings, Task
 
@@ -54,10 +58,7 @@ def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Set
     settings = dataclasses.replace(settings, world=world)
     if parsed.original is None:
         weights = controller_path(task, run, parsed.run is not None, parsed.weights)
-        on_shipped = weights == shipped("controller", task)
-        if on_shipped:  # it belongs to the shipped V and M, whatever the default run holds
-            settings = dataclasses.replace(task.scales["paper"], seed=settings.seed, evaluate=settings.evaluate, world=world)
-        agent, settings = load_agent(task, settings, None if on_shipped else run, weights)
+        agent, settings = load_agent(task, settings, run, weights)
         return agent, settings, str(weights)
     from controller.original import load_original_controller, load_original_rnn, load_original_vae
     from rnn.rnn import MDNRNN
@@ -82,7 +83,7 @@ def played_before(stage: Stage, controller: str) -> dict[int, dict[str, Any]]:
     rows = read_jsonl(stage.log) if stage.log.exists() else []
     try:
         stage.check()
-        kept = {row["episode"]: row for row in rows if row["controller"] == controller}
+        kept = {row["episode"]: row for row in rows if row.get("controller") == controller}
     except UserError:
         kept = {}
     if len(kept) < len(rows):
@@ -135,11 +136,22 @@ def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stag
 
 
 def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
-    """Whether this is the run's own scoring, kept in its folder: of its own agent, in its own world, with its own seed."""
+    """Whether this is the run's own scoring, kept in its folder: of its own agent, with just the settings of the run."""
     saved = saved_settings(path)
     if saved is None or parsed.original or parsed.weights or not (path / "controller" / "best.npz").exists():
         return False
-    return (saved.seed, saved.world) == (settings.seed, settings.world)
+    return saved == settings
+
+
+def open_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> Run | None:
+    """The run to keep the scores in; None for a free scoring, or while another command writes into the run."""
+    if not is_runs_own(parsed, path, settings):
+        return None
+    try:
+        return Run(path, settings)
+    except RunInUse as error:
+        print(f"evaluate: {error}. Scoring goes on, but is not kept in the run")
+        return None
 
 
 def report_scores(task: Task, settings: Settings, rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
@@ -164,11 +176,13 @@ def report_scores(task: Task, settings: Settings, rows: list[dict[str, Any]], so
 
 def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, settings: Settings) -> None:
     """Score the agent that the flags name, on all ranks."""
-    if parsed.json and not parsed.json.resolve().parent.is_dir():
-        raise UserError(f"--json: the folder {parsed.json.resolve().parent} is missing: make it first")
+    if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):
+        raise UserError(f"--json {parsed.json} cannot be written: name a file in a folder that is there and yours")
+    if parsed.original and parsed.weights:
+        raise UserError("--original brings its own controller: leave --weights out")
     if parsed.original is None:
         controller_path(task, path, parsed.run is not None, parsed.weights)  # fail before TensorFlow starts
-    run = ranks.on_first(lambda: Run(path, settings) if is_runs_own(parsed, path, settings) else None)
+    run = ranks.on_first(lambda: open_own(parsed, path, settings))
     stage = run.stage("evaluate") if run else None
     limit_threads()
     agent, settings, source = build_agent(parsed, task, path, settings)

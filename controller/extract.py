@@ -2,7 +2,7 @@
 
     python controller/extract.py carracing
     mpirun -np 8 python controller/extract.py carracing --episodes 1000
-    python controller/extract.py carracing --policy controller
+    python controller/extract.py carracing --policy controller --run runs/driven
 
 Writes RUN/extract/episodes/*.npz (obs, action, reward, done) and log.jsonl. Exactly the asked number of episodes is
 recorded, whatever the number of processes; episode i is the same on all of them. The same command resumes, and replaces
@@ -11,20 +11,23 @@ files that are missing or damaged.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported; a rank has one core
 
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from controller.parallel import Ranks, run_ranks
+from controller.weights import controller_path
 from env.command import parser, progress, resolve
 from env.compute import limit_threads
-from env.episodes import episode_path, is_whole, read_episode, write_episode
+from env.episodes import cut_or_missing, episode_path, is_whole, read_episode, write_episode
 from env.files import JsonlLog
 from env.rundir import Run
 from env.tasks import Settings, Task
@@ -35,22 +38,15 @@ if TYPE_CHECKING:
 PURPOSE = 0  # keeps these episodes' seeds apart from those of training and evaluation
 
 
-def missing_episodes(folder: Path, indices: list[int], thorough: bool) -> list[int]:
-    """Those of `indices` whose file is missing or damaged. Thorough reads every byte; else the end of each file must be
-    there, which no cut file has."""
-    whole = (lambda path: is_whole(path)) if thorough else zipfile.is_zipfile
-    return [index for index in indices if not whole(episode_path(folder, index))]
-
-
 def make_player(task: Task, settings: Settings, run: Path) -> Player:
-    """The driver that `extract.policy` names."""
+    """The driver that `extract.policy` names: the random policy, or the run's C, where it has none the shipped one."""
     from controller.random_policy import RandomPolicy
 
     if settings.extract.policy == "random":
         return RandomPolicy(task, settings.vae.z_size)
     from controller.agent import load_agent
 
-    return load_agent(task, settings, run, run / "controller" / "best.npz")[0]
+    return load_agent(task, settings, run, controller_path(task, run, False, None))[0]
 
 
 def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:
@@ -93,7 +89,10 @@ def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> Non
     folder = path / "extract" / "episodes"
     everything = list(range(settings.extract.episodes))
     damaged = np.zeros(len(everything), np.int64)
-    damaged[missing_episodes(folder, ranks.share(everything), thorough=not finished)] = 1
+    own = ranks.share(everything)
+    # A finished stage is looked over quickly, an interrupted one byte by byte.
+    bad = cut_or_missing(folder, own) if finished else [i for i in own if not is_whole(episode_path(folder, i))]
+    damaged[bad] = 1
     missing = [int(i) for i in np.flatnonzero(ranks.total(damaged))]
     if finished and not missing:
         if ranks.first:

@@ -12,17 +12,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 
 from controller.estimate import describe, measure
 from controller.weights import fingerprint
-from env.command import parser, resolve, run_command
+from env.command import SHOW, parser, resolve, run_command
 from env.compute import available_cores
+from env.episodes import cut_or_missing
 from env.rundir import Run
 from env.settings import UserError
 from env.tasks import STAGES
@@ -60,7 +63,14 @@ def run_stage(name: str, task: str, run: Path, ranks: int) -> None:
     words = mpirun(ranks if name in ON_RANKS else 1)
     words += [sys.executable, str(root / COMMANDS[name]), task, "--run", str(run)]
     started = time.monotonic()
-    code = subprocess.run(words, check=False).returncode
+    environment = os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {})
+    child = subprocess.Popen(words, env=environment)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # or its ranks would play on without us
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # the terminal told it, too
+        raise
     if code:
         print(f"{name}: stopped with exit code {code}; the same command goes on from here", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
@@ -78,13 +88,15 @@ def main() -> None:
     task, path, settings = resolve(parsed, None)
     run = Run(path, settings)
     waiting = [name for name in STAGES if not is_finished(run, name)]
+    if {"vae", "rnn"} & set(waiting) and "controller" not in waiting:
+        raise UserError(f"{path} has a C that was evolved on another V and M: choose another --run, or delete {path / 'controller'}")
     run.release()  # each stage's command takes the lock itself
     if not waiting and (path / "report" / "report.md").exists():
         print(f"{path} is finished: see {path / 'report' / 'report.md'}")
         return
     if waiting and not parsed.no_estimate:
         rates = measure([task.name, "--run", str(path)])
-        print(describe(task, settings, rates, parsed.ranks), flush=True)
+        print(describe(task, settings, rates, parsed.ranks, waiting), flush=True)
     print(f"to do in {path}: {', '.join([*waiting, 'report'])}", flush=True)
     for name in (*waiting, "report"):
         run_stage(name, task.name, path, parsed.ranks)
@@ -94,6 +106,9 @@ def main() -> None:
 def is_finished(run: Run, name: str) -> bool:
     """Whether a stage is finished with the run's settings; a scoring with others, or of an older C, counts as not."""
     stage = run.stage(name)
+    if name in ("extract", "encode"):
+        folder = stage.dir / ("episodes" if name == "extract" else "latents")
+        return stage.check() and not cut_or_missing(folder, range(run.settings.extract.episodes))
     if name != "evaluate":
         return stage.check()
     best = run.path / "controller" / "best.npz"

@@ -4,7 +4,7 @@ The original gives V, M and C fresh weights for each episode, standard Cauchy ti
 carracing/model.py, init_random_model_params). The functions that put them into V and M, however, divide by 10,000, because
 they expect the integers of its weight files (vae/vae.py and rnn/rnn.py, set_model_params). With weights of that size V's mu
 and logvar and M's h are zero but for about 1e-5, so z is plain N(0, 1) noise and the action is C's answer to noise:
-tanh(W z + b). This module computes just that; tests/test_extract.py runs the full agent with such weights beside it.
+tanh(W z + b). This module computes just that; tests/test_agent.py runs the full agent with such weights beside it.
 """
 
 from __future__ import annotations

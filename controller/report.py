@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import dataclasses
 import json
@@ -20,7 +21,7 @@ import numpy as np
 
 from controller.paper import ORIGINAL_CURVE, row_for
 from controller.scores import score_table
-from env.command import parser, resolve, run_command
+from env.command import existing, parser, resolve, run_command
 from env.compute import limit_threads
 from env.episodes import episode_path, read_episode
 from env.files import read_jsonl, write_atomic
@@ -177,6 +178,10 @@ def make_report(run: Run, task: Task) -> None:
     for name in STAGES:
         if not run.stage(name).check():
             raise UserError(f"{run.path} is not finished (stage {name}): run 'bash run.sh {task.name} --run {run.path}' first")
+    try:
+        scores = json.loads((run.path / "evaluate" / "scores.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        raise UserError(f"{run.path / 'evaluate'} has no whole scores.json: delete that folder and run the same again") from None
     limit_threads()
     import matplotlib
 
@@ -194,14 +199,14 @@ def make_report(run: Run, task: Task) -> None:
     pictures, score = video_frames(task, settings, agent)
     save_gif(pictures, folder / "drive.gif")
     save_strip(pictures, folder / "drive.png")
-    write_report(run, task, score, json.loads((run.path / "evaluate" / "scores.json").read_text()))
+    write_report(run, task, score, scores)
     print(f"report: {folder / 'report.md'}")
 
 
 def main() -> None:
     parsed = parser(__doc__ or "", "report").parse_args()
     task, path, settings = resolve(parsed, "report")
-    make_report(Run(path, settings), task)
+    make_report(Run(existing(path, task), settings), task)
 
 
 if __name__ == "__main__":

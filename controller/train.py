@@ -11,22 +11,28 @@ The curve is the same on any number of processes.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported; a rank has one core
 
+import hashlib
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from controller.parallel import Ranks, run_ranks
-from controller.weights import model_paths
+from controller.weights import MODELS, check_models, model_paths
 from env.command import parser, progress, resolve
 from env.compute import limit_threads
-from env.files import JsonlLog, load_arrays
+from env.files import JsonlLog, load_arrays, write_json
 from env.rundir import Run
+from env.settings import UserError
 from env.tasks import Settings, Task
 
 if TYPE_CHECKING:
@@ -116,12 +122,36 @@ class Evolution:
         if note["score"] > self.best:
             self.best = note["score"]
             save_controller(self.folder / "best.npz", mean, self.settings, note)
+        if self.bar.disable:  # no terminal: a line at each scoring says how far it is
+            total = self.settings.controller.generations
+            print(f"controller: generation {self.generation} of {total}, mean solution {note['score']:.1f} ± {note['std']:.1f}", flush=True)
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
 
     def commit(self, row: dict[str, Any]) -> None:
         """The generation is whole: write its row and the state from which a killed run goes on."""
         self.log.append(row)
         self.es.save(self.folder / "es.pkl", self.generation)
+
+
+def score_mean(
+    ranks: Ranks, worlds: Worlds, agent: Agent, evolution: Evolution | None, settings: Settings, generation: int
+) -> dict[str, Any]:
+    """Score the distribution's mean, rounded to 4 decimals like the original's solutions (train.py, evaluate_batch), and keep
+    it if it is the best; returns what the generation's row gets."""
+    mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(agent.policy.size))
+    scores, _ = play(ranks, worlds, agent, mean[None], scoring_seeds(settings, generation))
+    return evolution.scored(mean, scores) if evolution else {}
+
+
+def check_agreement(ranks: Ranks, settings: Settings, models: dict[str, str]) -> None:
+    """Make sure that all ranks see the same run.
+
+    Raises:
+        UserError: this rank has other settings or another V and M than rank 0.
+    """
+    own = hashlib.sha256(json.dumps([settings.to_dict(), models]).encode()).digest()
+    if ranks.broadcast(np.frombuffer(own, np.uint8).copy()).tobytes() != own:
+        raise UserError("this rank has other settings or weights than rank 0: the run must lie on a disk that all hosts share")
 
 
 def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
@@ -131,7 +161,8 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         if ranks.first:
             print(f"controller: finished already in {path / 'controller'}")
         return
-    models = model_paths(task, path)
+    models = check_models(task, path)
+    check_agreement(ranks, settings, models)
     limit_threads()
     from controller.agent import load_models, make_agent
     from controller.rollout import Worlds
@@ -141,7 +172,9 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     c, size = settings.controller, agent.policy.size
     if run:
         run.stage("controller").start()
-        print(f"controller: {c.population} x {c.episodes} episodes a generation on {ranks.size} ranks; V from {models[0]}")
+        write_json(run.path / "controller" / MODELS, models)
+        where = model_paths(task, path)[0]
+        print(f"controller: {c.population} x {c.episodes} episodes a generation on {ranks.size} ranks, V of {where}", flush=True)
     evolution = ranks.on_first(lambda: Evolution(run, size) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     while generation < c.generations:
@@ -151,17 +184,17 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) if evolution else {}
         generation += 1
         if generation % c.eval_every == 0 or generation == c.generations:
-            # Rounded to 4 decimals like the original's solutions (train.py, evaluate_batch).
-            mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(size))
-            scores, _ = play(ranks, worlds, agent, mean[None], scoring_seeds(settings, generation))
-            row |= evolution.scored(mean, scores) if evolution else {}
+            row |= score_mean(ranks, worlds, agent, evolution, settings, generation)
         if evolution:
             evolution.commit(row)
+    # Ended early by a smaller --generations, before any scoring: score what there is.
+    if ranks.broadcast(np.array([evolution is not None and not np.isfinite(evolution.best)]))[0]:
+        score_mean(ranks, worlds, agent, evolution, settings, generation)
     worlds.close()
     if run and evolution:
         evolution.bar.close()
-        run.stage("controller").finish({"generations": c.generations, "best": evolution.best})
-        print(f"controller: {c.generations} generations, best mean solution {evolution.best:.1f} -> {path / 'controller' / 'best.npz'}")
+        run.stage("controller").finish({"generations": generation, "best": evolution.best})
+        print(f"controller: {generation} generations, best mean solution {evolution.best:.1f} -> {path / 'controller' / 'best.npz'}")
 
 
 def main(ranks: Ranks) -> None:

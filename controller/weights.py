@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from env.rundir import REPOSITORY
 from env.settings import UserError
 from env.tasks import Task
+
+
+MODELS = "models.json"  # in a run's controller folder: the fingerprints of the V and M that C was evolved on
 
 
 def shipped(floor: str, task: Task) -> Path:
@@ -24,12 +28,13 @@ def model_paths(task: Task, run: Path | None) -> tuple[Path, Path]:
     Raises:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
-    if run is not None and ((run / "extract").exists() or (run / "vae").exists()):
+    if run is not None:
         vae, rnn = run / "vae" / "weights.npz", run / "rnn" / "weights.npz"
-        for path, command in ((vae, "vae/train.py"), (rnn, "rnn/train.py")):
-            if not path.exists():
+        if vae.exists() and rnn.exists():
+            return vae, rnn
+        for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
+            if other.exists():
                 raise UserError(f"{run} has no {path.parent.name}/weights.npz: run {command} {task.name} --run {run} first")
-        return vae, rnn
     vae, rnn = shipped("vae", task), shipped("rnn", task)
     if not (vae.exists() and rnn.exists()):
         raise UserError(f"no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
@@ -39,6 +44,27 @@ def model_paths(task: Task, run: Path | None) -> tuple[Path, Path]:
 def fingerprint(path: Path) -> str:
     """Twelve hex digits of a file's SHA-256: which C was scored, when the training of C went on meanwhile."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def check_models(task: Task, run: Path) -> dict[str, str]:
+    """The fingerprints of the V and M that the run's C is to be played on.
+
+    Raises:
+        UserError: they are not those that C was evolved on; a C is worth nothing on another V and M.
+    """
+    now = {path.parent.name: fingerprint(path) for path in model_paths(task, run)}
+    try:
+        then = json.loads((run / "controller" / MODELS).read_text())
+    except FileNotFoundError:
+        return now
+    except json.JSONDecodeError:
+        then = None
+    if then != now:
+        raise UserError(
+            f"the C in {run / 'controller'} was evolved on another V and M than the run has now: "
+            f"delete {run / 'controller'} to evolve it anew, or choose another --run"
+        )
+    return now
 
 
 def controller_path(task: Task, run: Path, run_given: bool, weights: Path | None) -> Path:

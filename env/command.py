@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from env.rundir import default_run, saved_settings
 from env.settings import OneLineParser, UserError, add_flags, as_user_error, flag_name, given, refuse
 from env.tasks import SCALES, SECTIONS, TASKS, Settings, Task, get_task
+
+
+SHOW = "WORLD_MODELS_PROGRESS"  # environment variable: show progress bars though the output is no terminal
 
 
 def parser(doc: str, stage: str | None) -> OneLineParser:
@@ -61,9 +65,24 @@ def resolve(parsed: argparse.Namespace, stage: str | None) -> tuple[Task, Path, 
     return task, run, settings
 
 
+def existing(run: Path, task: Task) -> Path:
+    """`run`, when it is there.
+
+    Raises:
+        UserError: it is not; a mistyped --run must not become a new run.
+    """
+    if not run.is_dir():
+        raise UserError(f"run directory {run} is missing: run controller/extract.py {task.name} --run {run} first, or give another")
+    return run
+
+
 def progress(steps: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """A progress bar with the time left; silent when the output is not a terminal."""
-    return tqdm(steps, disable=not sys.stderr.isatty(), dynamic_ncols=True, smoothing=0.05, **options)
+    """A progress bar with the time left; silent when the output is not a terminal.
+
+    Under mpirun a rank's output never is one: the pipeline, which knows better, says so by the variable SHOW.
+    """
+    shown = sys.stderr.isatty() or bool(os.environ.get(SHOW))
+    return tqdm(steps, disable=not shown, ncols=100, smoothing=0.05, **options)
 
 
 def run_command(main: Callable[[], None]) -> None:

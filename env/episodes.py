@@ -6,7 +6,8 @@ obs[t] is the frame that the agent saw before it took action[t]; reward[t] and d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,9 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
         if len({len(array) for array in episode.values()}) != 1 or len(episode[keys[0]]) == 0:
             raise ValueError("arrays of unequal length")
     except FileNotFoundError:
-        raise UserError(f"episode file {path} is missing: run the extract stage again, it fills the gap") from None
+        raise UserError(f"episode file {path} is missing: run its stage again, it fills the gap") from None
     except DAMAGE as error:
-        raise UserError(f"episode file {path} is damaged ({error}): delete it and run its stage again") from None
+        raise UserError(f"episode file {path} is damaged ({error}): delete it and run its stage again, it fills the gap") from None
     return episode
 
 
@@ -54,6 +55,11 @@ def is_whole(path: Path, keys: tuple[str, ...] = FRAMES) -> bool:
     except UserError:
         return False
     return True
+
+
+def cut_or_missing(folder: Path, indices: Iterable[int]) -> list[int]:
+    """Those of the episodes `indices` whose file is missing or was cut short; quick, for it reads the files' ends only."""
+    return [index for index in indices if not zipfile.is_zipfile(episode_path(folder, index))]
 
 
 def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool: int = 32) -> Iterator[np.ndarray]:

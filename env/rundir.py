@@ -32,6 +32,10 @@ def default_run(task: str, scale: str) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+class RunInUse(UserError):
+    """Another command writes into the run now."""
+
+
 class Stage:
     """One stage's folder in a run."""
 
@@ -62,10 +66,8 @@ class Stage:
         """The settings that decide this stage's result, as {section.field: value}."""
         flat = {"task": self._settings.task, "seed": self._settings.seed}
         for section in DEPENDS[self.name]:
-            values = getattr(self._settings, section)
-            for field in dataclasses.fields(values):
-                if not field.metadata["neutral"]:
-                    flat[f"{section}.{field.name}"] = getattr(values, field.name)
+            for key, value in dataclasses.asdict(getattr(self._settings, section)).items():
+                flat[f"{section}.{key}"] = value
         return flat
 
     def check(self) -> bool:
@@ -147,7 +149,7 @@ class Run:
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip()
-            raise UserError(f"{self.path} is in use by process {owner}: wait for it, or choose another --run") from None
+            raise RunInUse(f"{self.path} is in use by process {owner}: wait for it, or choose another --run") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

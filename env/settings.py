@@ -28,7 +28,6 @@ def setting(
     high: float | None = None,
     choices: tuple[Any, ...] | None = None,
     resumable: bool = False,
-    neutral: bool = False,
 ) -> Any:
     """Declare one setting of a settings dataclass.
 
@@ -38,9 +37,8 @@ def setting(
         low, high: inclusive bounds for numbers.
         choices: the values that are allowed.
         resumable: True where a finished stage can go on from its checkpoint with a larger value.
-        neutral: True where the value changes speed or memory but no result.
     """
-    meta = {"help": help, "low": low, "high": high, "choices": choices, "resumable": resumable, "neutral": neutral}
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "resumable": resumable}
     return dataclasses.field(default=default, metadata=meta)
 
 
@@ -50,10 +48,16 @@ def flag_name(field_name: str) -> str:
 
 
 def check(section: Any, name: str) -> None:
-    """Raise UserError when a value of the dataclass `section` is out of its bounds; `name` prefixes the field's name."""
+    """Raise UserError when a value of the dataclass `section` has another type than its field, or is out of its bounds.
+
+    `name` prefixes the field's name in the message.
+    """
+    hints = typing.get_type_hints(type(section))
     for field in dataclasses.fields(section):
         value, meta = getattr(section, field.name), field.metadata
-        label = f"{name}.{field.name}"
+        label, kind = f"{name}.{field.name}", hints[field.name]
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"{label} is {value!r}: it must be of type {kind.__name__}")
         if meta.get("choices") and value not in meta["choices"]:
             raise UserError(f"{label} is {value!r}: choose one of {', '.join(map(str, meta['choices']))}")
         if isinstance(value, float) and not math.isfinite(value):

@@ -37,7 +37,9 @@ class Extract:
     """Recording episodes with a random policy (paper 3.1, A.1; original carracing/extract.py)."""
 
     episodes: int = setting(10000, "episodes to record", low=2, resumable=True)
-    policy: str = setting("random", "who drives: the original's random policy, or the run's trained C", choices=("random", "controller"))
+    policy: str = setting(
+        "random", "who drives: the original's random policy, or a trained C, the run's or the shipped", choices=("random", "controller")
+    )
     past_done: bool = setting(True, "go on to max_steps when the world says done (original: yes, half the cars leave the playfield)")
 
 
@@ -82,7 +84,7 @@ class Controller:
     generations: int = setting(1800, "generations to evolve", low=1, resumable=True)
     eval_every: int = setting(25, "generations between scorings of the distribution's mean", low=1)
     eval_episodes: int = setting(1024, "episodes of such a scoring", low=1)
-    slots: int = setting(16, "episodes that one process plays side by side", low=1, neutral=True)
+    slots: int = setting(16, "episodes that one process plays side by side", low=1)
     dtype: str = setting("float32", "compute type of V's layers while C plays", choices=("float32", "mixed_bfloat16"))
 
 
@@ -117,6 +119,8 @@ class Settings:
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "settings") -> Settings:
         """The inverse of `to_dict`. Raises UserError on unknown or missing keys; `where` names the source."""
+        if not isinstance(data, dict):
+            raise UserError(f"{where} holds no settings: restore it or start a new run")
         try:
             flat = {k: v for k, v in data.items() if k not in SECTIONS}
             sections = {name: cls(**data[name]) for name, cls in SECTIONS.items()}
@@ -129,10 +133,17 @@ class Settings:
     def check(self) -> None:
         """Raise UserError when a value is out of bounds or two values contradict each other."""
         get_task(self.task)
+        check(self, "run")
         for name in SECTIONS:
             check(getattr(self, name), name)
         if self.rnn.window == 1:
             raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
+        if self.rnn.window > self.world.max_steps:
+            raise UserError(f"rnn.window is {self.rnn.window}: no episode is longer than world.max_steps, {self.world.max_steps}")
+        if not self.rnn.window and not self.extract.past_done:
+            raise UserError("rnn.window is 0 (whole episodes), which needs episodes of one length: give a window or extract.past_done")
+        if self.rnn.batch > self.extract.episodes:
+            raise UserError(f"rnn.batch is {self.rnn.batch}: it must be at most extract.episodes, {self.extract.episodes}")
         if self.controller.seed_groups > self.controller.population:
             raise UserError(
                 f"controller.seed_groups is {self.controller.seed_groups}: it must be at most the population, {self.controller.population}"

@@ -18,7 +18,7 @@ import tensorflow as tf
 from env.files import load_arrays
 from env.settings import UserError
 from rnn.mdn import mixture
-from vae.vae import load_weights
+from vae.vae import ConvVAE, assign_weights
 
 
 class State(NamedTuple):
@@ -153,7 +153,7 @@ class MDNRNN(keras.Model):
             action: the action taken after each frame, float [B, T, action_size]; the last one leads out of the batch.
             noise: standard normal float32 [B, T, z_size].
         """
-        z = tf.cast(mu, tf.float32) + tf.exp(tf.cast(logvar, tf.float32) / 2) * noise
+        z = ConvVAE.sample(tf.cast(mu, tf.float32), tf.cast(logvar, tf.float32), noise)
         output = self.predict_next(z[:, :-1], tf.cast(action[:, :-1], tf.float32))
         loss = -tf.reduce_mean(mixture(output, self.mixtures).log_prob(z[:, 1:]))
         return {"loss": loss}
@@ -178,10 +178,10 @@ def load_rnn(path: Path, z_size: int, action_size: int, units: int, mixtures: in
     Raises:
         UserError: the file is missing, damaged, a pickle, or of another z size or number of units.
     """
-    _, meta = load_arrays(path)
+    arrays, meta = load_arrays(path)
     for key, value in (("z_size", z_size), ("units", units), ("mixtures", mixtures)):
         if meta.get(key, value) != value:
             raise UserError(f"M in {path} has {key} {meta[key]}, this run needs {value}: take the M of a run that fits")
     model = MDNRNN(z_size, action_size, units, mixtures)
-    load_weights(path, model)
+    assign_weights(path, arrays, model)
     return model

@@ -11,14 +11,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from env.command import parser, resolve, run_command
+from env.command import existing, parser, resolve, run_command
 from env.compute import start_tensorflow
 from env.episodes import episode_path, read_episode
 from env.files import read_jsonl
@@ -134,7 +135,7 @@ def train_rnn(run: Run, task: Task) -> None:
 def main() -> None:
     parsed = parser(__doc__ or "", "rnn").parse_args()
     task, path, settings = resolve(parsed, "rnn")
-    train_rnn(Run(path, settings), task)
+    train_rnn(Run(existing(path, task), settings), task)
 
 
 if __name__ == "__main__":

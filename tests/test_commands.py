@@ -61,6 +61,13 @@ def test_unknown_task_and_flag(command, tmp_path):
 def test_numbers_out_of_bounds(tmp_path):
     refused(run_python("controller/evaluate.py", "carracing", "--episodes", "0"), "evaluate.episodes is 0", "at least 1")
     refused(run_python("controller/extract.py", "carracing", "--episodes", "ten", "--run", tmp_path), "invalid int value")
+    refused(run_python("controller/pipeline.py", "carracing", "--seed", "-1", "--run", tmp_path / "new"), "run.seed is -1")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_json_file_that_cannot_be_written_is_refused_before_playing(tmp_path):
+    refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path), "cannot be written")
+    refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path / "no" / "x.json"), "cannot be written")
 
 
 def test_under_mpirun_the_line_comes_once():
@@ -73,12 +80,16 @@ def test_under_mpirun_the_line_comes_once():
 def test_missing_runs_and_stages(tmp_path):
     gone = tmp_path / "gone"
     refused(run_python("controller/evaluate.py", "carracing", "--run", gone), "run directory", "is missing")
+    for command in ("vae/train.py", "vae/encode.py", "rnn/train.py", "controller/report.py"):
+        refused(run_python(command, "carracing", "--run", gone), "run directory", "is missing")
+    assert not gone.exists(), "a mistyped --run must not be made"
+    gone.mkdir()
     refused(run_python("vae/train.py", "carracing", "--run", gone), "controller/extract.py", "first")
     refused(run_python("vae/encode.py", "carracing", "--run", gone), "vae/train.py", "first")
     refused(run_python("rnn/train.py", "carracing", "--run", gone), "vae/encode.py", "first")
     refused(run_python("controller/report.py", "carracing", "--run", gone), "not finished")
-    (gone / "extract").mkdir(parents=True, exist_ok=True)
-    refused(run_python("controller/train.py", "carracing", "--run", gone), "vae/train.py", "first")
+    save_arrays(gone / "vae" / "weights.npz", {})
+    refused(run_python("controller/train.py", "carracing", "--run", gone), "rnn/train.py", "first")
 
 
 def test_weights_that_do_not_fit(tmp_path):

@@ -24,9 +24,11 @@ def test_a_limit_of_steps_bounds_vs_work(task):
     assert amounts(limited)["vae"] == 5000
 
 
-def test_ranks_share_what_is_played(task):
+def test_ranks_share_what_is_played_as_far_as_there_are_cores(task, monkeypatch):
+    monkeypatch.setattr("controller.estimate.available_cores", lambda: 4)
     rates = dict.fromkeys(amounts(task.scales["paper"]), 100.0)
     one, four = (stage_seconds(rates, task.scales["paper"], ranks) for ranks in (1, 4))
+    assert stage_seconds(rates, task.scales["paper"], 64) == four
     assert one["controller"] == pytest.approx(4 * four["controller"])
     assert one["vae"] == four["vae"]
 

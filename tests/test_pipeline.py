@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, run_python
 
 from env.episodes import episode_path, is_whole, read_episode
-from env.files import load_arrays, read_jsonl
+from env.files import load_arrays, read_jsonl, save_arrays
 from env.tasks import load_settings
 
 TINY = ("--scale", "smoke", "--max-steps", "40")
@@ -108,6 +108,59 @@ def test_a_truncated_episode_stops_training_with_one_line(tmp_path):
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(lines) == 1
     assert "000001.npz is damaged" in lines[0]
+
+
+@pytest.mark.slow
+def test_a_c_is_not_played_on_another_v_and_m(run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    arrays, meta = load_arrays(path / "vae" / "weights.npz")
+    arrays["conv_vae/enc_fc_mu/bias"] += 1
+    save_arrays(path / "vae" / "weights.npz", arrays, meta)
+    for words in (("controller/evaluate.py", "carracing"), ("controller/train.py", "carracing", "--generations", "3")):
+        result = run_python(*words, "--run", path)
+        assert result.returncode == 2
+        assert "evolved on another V and M" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_trained_c_records_too(run, tmp_path):
+    path = tmp_path / "driven"
+    shutil.copytree(run, path, ignore=shutil.ignore_patterns("extract", "encode", "evaluate", "report"))
+    ok(run_python("controller/extract.py", "carracing", "--run", path, "--policy", "controller", "--episodes", "4"))
+    driven = read_episode(episode_path(path / "extract" / "episodes", 0))
+    assert driven["obs"].shape == (40, 64, 64, 3)
+    random = read_episode(episode_path(run / "extract" / "episodes", 0))
+    assert not np.array_equal(driven["action"], random["action"])
+    np.testing.assert_array_equal(driven["obs"][0], random["obs"][0], "episode i has the same track whoever drives")
+
+
+@pytest.mark.slow
+def test_damaged_latents_are_made_again(run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    file = episode_path(path / "encode" / "latents", 2)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:3000])
+    ok(run_python("vae/encode.py", "carracing", "--run", path))
+    before = read_episode(episode_path(run / "encode" / "latents", 2), ("mu",))
+    np.testing.assert_array_equal(read_episode(file, ("mu",))["mu"], before["mu"])
+
+
+@pytest.mark.slow
+def test_the_authors_weights_play(tmp_path):
+    """Files as the authors released them (here with random integers) drive the real world, with their frames."""
+    from test_original import RNN_SHAPES, VAE_SHAPES, integers, write
+
+    for name, shapes in (("vae/vae.json", VAE_SHAPES), ("rnn/rnn.json", RNN_SHAPES)):
+        (tmp_path / name).parent.mkdir()
+        write(tmp_path / name, [array // 10 for array in integers(shapes)])
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "carracing.cma.16.64.best.json").write_text(json.dumps([[0.1] * 867, 900.0]))
+    words = ("--original", tmp_path, "--episodes", "1", "--max-steps", "20", "--json", tmp_path / "scores.json")
+    ok(run_python("controller/evaluate.py", "carracing", *words))
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert (scores["frames"], scores["render"], scores["lengths"]) == ("original", "official", [20])
 
 
 @pytest.mark.slow

@@ -45,12 +45,6 @@ def test_a_later_stages_settings_do_not_touch_an_earlier_one(tmp_path, tiny):
     assert Run(tmp_path, with_vae(tiny, batch=21)).stage("extract").check()
 
 
-def test_a_setting_that_changes_no_result_may_change(tmp_path, tiny):
-    finished(tmp_path, tiny, "controller")
-    more = dataclasses.replace(tiny, controller=dataclasses.replace(tiny.controller, slots=tiny.controller.slots + 1))
-    assert Run(tmp_path, more).stage("controller").check()
-
-
 def test_a_resumable_setting_may_grow_but_not_shrink(tmp_path, tiny):
     tiny = with_vae(tiny, epochs=2)
     finished(tmp_path, tiny, "vae")

@@ -72,11 +72,37 @@ def test_bad_flags_are_refused_in_one_line(tmp_path, words, message):
     assert "\n" not in str(error.value)
 
 
-def test_contradictions_are_refused(task):
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("controller", {"population": 8}, "seed_groups is 32"),
+        ("rnn", {"window": 2000}, "no episode is longer"),
+        ("rnn", {"window": 1}, "at least 2 frames"),
+        ("extract", {"past_done": False}, "one length"),
+        ("extract", {"episodes": 50}, "rnn.batch is 100"),
+        ("vae", {"batch": "many"}, "must be of type int"),
+        ("vae", {"batch": 2.5}, "must be of type int"),
+        ("vae", {"learning_rate": None}, "must be of type float"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_runs(task, section, changes, message):
     paper = task.scales["paper"]
-    bad = dataclasses.replace(paper, controller=dataclasses.replace(paper.controller, population=8))
-    with pytest.raises(UserError, match="seed_groups is 32"):
+    bad = dataclasses.replace(paper, **{section: dataclasses.replace(getattr(paper, section), **changes)})
+    with pytest.raises(UserError, match=message):
         bad.check()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_seeds_are_bounded(task, seed):
+    with pytest.raises(UserError, match="run.seed"):
+        dataclasses.replace(task.scales["paper"], seed=seed).check()
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"task": "carracing", "vae": 3}'])
+def test_settings_that_someone_edited_badly_are_one_line(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(UserError, match="settings.json"):
+        parse("vae", "carracing", "--run", str(tmp_path))
 
 
 def test_flags_take_no_abbreviations():

@@ -12,13 +12,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from env.command import parser, progress, resolve, run_command
+from env.command import existing, parser, progress, resolve, run_command
 from env.compute import start_tensorflow
-from env.episodes import LATENTS, is_whole, read_episode, write_episode
+from env.episodes import LATENTS, cut_or_missing, is_whole, read_episode, write_episode
 from env.files import save_arrays
 from env.rundir import Run
 from env.settings import UserError
@@ -42,7 +43,8 @@ def vae_weights(run: Run) -> Path:
 def encode_run(run: Run) -> None:
     """The encode stage of a run."""
     stage = run.stage("encode")
-    if stage.check():
+    folder = stage.dir / "latents"
+    if stage.check() and not cut_or_missing(folder, range(run.settings.extract.episodes)):
         print(f"encode: finished already in {stage.dir}")
         return
     start_tensorflow()
@@ -57,7 +59,7 @@ def encode_run(run: Run) -> None:
     paths = episode_paths(run)
     first: list[tuple[np.ndarray, np.ndarray]] = []
     for path in progress(paths, desc="encode", unit="episode"):
-        target = stage.dir / "latents" / path.name
+        target = folder / path.name
         if not is_whole(target, LATENTS):
             episode = read_episode(path)
             frames = episode.pop("obs")
@@ -70,13 +72,13 @@ def encode_run(run: Run) -> None:
             first.append((latents["mu"][0], latents["logvar"][0]))
     save_arrays(stage.dir / "initial.npz", {"mu": np.stack([m for m, _ in first]), "logvar": np.stack([v for _, v in first])})
     stage.finish({"episodes": len(paths)})
-    print(f"encode: {len(paths)} episodes -> {stage.dir / 'latents'}")
+    print(f"encode: {len(paths)} episodes -> {folder}")
 
 
 def main() -> None:
     parsed = parser(__doc__ or "", "encode").parse_args()
-    _, path, settings = resolve(parsed, "encode")
-    encode_run(Run(path, settings))
+    task, path, settings = resolve(parsed, "encode")
+    encode_run(Run(existing(path, task), settings))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from env.command import parser, resolve, run_command
+from env.command import existing, parser, resolve, run_command
 from env.compute import start_tensorflow
 from env.episodes import episode_path, frame_batches
 from env.files import read_jsonl
@@ -122,8 +123,8 @@ def train_vae(run: Run) -> None:
 
 def main() -> None:
     parsed = parser(__doc__ or "", "vae").parse_args()
-    _, path, settings = resolve(parsed, "vae")
-    train_vae(Run(path, settings))
+    task, path, settings = resolve(parsed, "vae")
+    train_vae(Run(existing(path, task), settings))
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def train(
             row = {"step": step, **{key: float(value) / count for key, value in sums.items()}}
             row["seconds_per_step"] = (time.monotonic() - started) / count
             if not np.isfinite(row["loss"]):
-                raise FloatingPointError(f"{name}: the loss became {row['loss']} at step {step}; the last checkpoint is kept")
+                raise UserError(f"{name}: the loss became {row['loss']} at step {step}: lower the learning rate; the checkpoint is kept")
             log.append(row)
             bar.set_postfix({key: f"{row[key]:.4g}" for key in terms})
             sums, count, started = {}, 0, time.monotonic()

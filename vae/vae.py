@@ -112,13 +112,12 @@ def save_weights(path: Path, model: keras.Model, meta: dict[str, Any], dtype: st
     save_arrays(path, {v.path: np.asarray(v).astype(dtype) for v in model.weights}, meta, compress)
 
 
-def load_weights(path: Path, model: keras.Model) -> dict[str, Any]:
-    """Set a model's weights from a file by `save_weights`; returns its meta.
+def assign_weights(path: Path, arrays: dict[str, np.ndarray], model: keras.Model) -> None:
+    """Set a model's weights from the arrays of the file `path`.
 
     Raises:
-        UserError: the file is missing, damaged or a pickle, or an array is missing or has another shape.
+        UserError: an array is missing or has another shape.
     """
-    arrays, meta = load_arrays(path)
     wanted = {v.path: tuple(v.shape) for v in model.weights}
     for name, shape in wanted.items():
         if name not in arrays:
@@ -128,18 +127,17 @@ def load_weights(path: Path, model: keras.Model) -> dict[str, Any]:
             raise UserError(f"weights file {path}: '{name}' has shape {found}, expected {shape}: it was made with other settings")
     for variable in model.weights:
         variable.assign(arrays[variable.path].astype(np.float32))
-    return meta
 
 
 def load_vae(path: Path, z_size: int, kl_tolerance: float = 0.5, dtype: str = "float32") -> ConvVAE:
     """A ConvVAE from a weights file.
 
     Raises:
-        UserError: as `load_weights`, and when the file's z_size is not `z_size`.
+        UserError: the file is missing, damaged or a pickle, as `assign_weights`, and when the file's z_size is not `z_size`.
     """
-    _, meta = load_arrays(path)
+    arrays, meta = load_arrays(path)
     if meta.get("z_size", z_size) != z_size:
         raise UserError(f"V in {path} has z_size {meta['z_size']}, this run has vae.z_size {z_size}: take the V of a run that fits")
     model = ConvVAE(z_size, kl_tolerance, dtype)
-    load_weights(path, model)
+    assign_weights(path, arrays, model)
     return model
