@@ -32,7 +32,7 @@ from controller.weights import controller_path, fingerprint
 from env.command import parser, progress, resolve
 from env.compute import limit_threads
 from env.files import JsonlLog, read_jsonl, write_json
-from env.rundir import Run, RunInUse, Stage, saved_settings
+from env.rundir import REPOSITORY, Run, RunInUse, Stage, saved_settings
 from env.settings import UserError
 from env.tasks import Settings, Task
 
@@ -59,7 +59,8 @@ def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Set
     if parsed.original is None:
         weights = controller_path(task, run, parsed.run is not None, parsed.weights)
         agent, settings = load_agent(task, settings, run, weights)
-        return agent, settings, str(weights)
+        inside = weights.resolve().is_relative_to(REPOSITORY)
+        return agent, settings, str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
     from controller.original import load_original_controller, load_original_rnn, load_original_vae
     from rnn.rnn import MDNRNN
     from vae.vae import ConvVAE

@@ -151,6 +151,13 @@ def save_strip(pictures: list[np.ndarray], target: Path) -> None:
     write_atomic(target, lambda file: Image.fromarray(strip).quantize(128, dither=Image.Dither.NONE).save(file, "PNG"))
 
 
+def short(value: Any) -> str:
+    """A number, or a list of them, with four digits; all else as it is."""
+    if isinstance(value, list):
+        return " .. ".join(map(short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def write_report(run: Run, task: Task, score: float, scores: dict[str, Any]) -> None:
     """report.md: the score table, the pictures, what each stage ended with, and the settings."""
     settings = run.settings
@@ -163,7 +170,7 @@ def write_report(run: Run, task: Task, score: float, scores: dict[str, Any]) -> 
     lines += [f"![{name}]({name}.png)\n" for name in ("reconstructions", "vae", "rnn", "controller")]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
     for name in STAGES:
-        summary = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in run.stage(name).summary.items())
+        summary = ", ".join(f"{key} {short(value)}" for key, value in run.stage(name).summary.items())
         lines.append(f"| {name} | {summary} |")
     lines += ["", "## Settings", "", "```json", json.dumps(settings.to_dict(), indent=2), "```", ""]
     write_atomic(run.path / "report" / "report.md", lambda file: file.write("\n".join(lines).encode()))

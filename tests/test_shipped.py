@@ -1,0 +1,46 @@
+"""The agent that comes with the project."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_python
+
+from controller.scores import bootstrap_interval
+from env.files import load_arrays
+from env.tasks import load_settings
+
+FLOORS = ("vae", "rnn", "controller")
+
+
+def test_shipped_files_are_small_and_hold_no_pickles():
+    files = [ROOT / floor / "carracing.npz" for floor in FLOORS]
+    assert sum(file.stat().st_size for file in files) < 9e6
+    for file, floor in zip(files, FLOORS):
+        arrays, meta = load_arrays(file)
+        assert meta["model"] == floor
+        assert all(np.isfinite(array.astype(np.float32)).all() for array in arrays.values())
+
+
+def test_shipped_scores_are_consistent():
+    scores = json.loads((ROOT / "controller" / "carracing.scores.json").read_text())
+    assert scores["render"] == "official"
+    assert len(scores["returns"]) == len(scores["lengths"]) == len(set(scores["seeds"])) == 100
+    assert scores["mean"] == pytest.approx(np.mean(scores["returns"]))
+    assert scores["std"] == pytest.approx(np.std(scores["returns"]))
+    assert tuple(scores["ci95"]) == bootstrap_interval(np.array(scores["returns"]))
+    assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in (ROOT / "README.md").read_text()
+    load_settings(ROOT / "controller" / "carracing.settings.json")
+
+
+@pytest.mark.slow
+def test_the_shipped_agent_drives(tmp_path):
+    """Three whole episodes on gymnasium's physics, our drawing: far above any agent that does not follow the road."""
+    words = ("--episodes", "3", "--render", "fast", "--weights", ROOT / "controller" / "carracing.npz")
+    result = run_python("controller/evaluate.py", "carracing", *words, "--json", tmp_path / "scores.json")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["mean"] > 500
+    assert scores["agent"] == "controller/carracing.npz"
