@@ -62,6 +62,8 @@ def resolve(parsed: argparse.Namespace, stage: str | None) -> tuple[Task, Path, 
         changes["seed"] = parsed.seed
     settings = dataclasses.replace(base, **changes)
     settings.check()
+    if stage is None:
+        settings.check_together()
     return task, run, settings
 
 

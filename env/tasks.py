@@ -131,23 +131,26 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        """Raise UserError when a value is out of bounds or two values contradict each other."""
+        """Raise UserError when a value is out of bounds or two of a stage contradict each other."""
         get_task(self.task)
         check(self, "run")
         for name in SECTIONS:
             check(getattr(self, name), name)
         if self.rnn.window == 1:
             raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
+        if self.controller.seed_groups > self.controller.population:
+            raise UserError(
+                f"controller.seed_groups is {self.controller.seed_groups}: it must be at most the population, {self.controller.population}"
+            )
+
+    def check_together(self) -> None:
+        """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
         if self.rnn.window > self.world.max_steps:
             raise UserError(f"rnn.window is {self.rnn.window}: no episode is longer than world.max_steps, {self.world.max_steps}")
         if not self.rnn.window and not self.extract.past_done:
             raise UserError("rnn.window is 0 (whole episodes), which needs episodes of one length: give a window or extract.past_done")
         if self.rnn.batch > self.extract.episodes:
             raise UserError(f"rnn.batch is {self.rnn.batch}: it must be at most extract.episodes, {self.extract.episodes}")
-        if self.controller.seed_groups > self.controller.population:
-            raise UserError(
-                f"controller.seed_groups is {self.controller.seed_groups}: it must be at most the population, {self.controller.population}"
-            )
 
 
 SECTIONS: dict[str, type] = {

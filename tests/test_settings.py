@@ -19,6 +19,7 @@ def parse(stage, *words):
 def test_every_scale_is_valid_and_survives_json(task, scale):
     settings = task.scales[scale]
     settings.check()
+    settings.check_together()
     assert settings.scale == scale
     assert Settings.from_dict(settings.to_dict()) == settings
 
@@ -90,6 +91,7 @@ def test_contradictions_are_refused_before_anything_runs(task, section, changes,
     bad = dataclasses.replace(paper, **{section: dataclasses.replace(getattr(paper, section), **changes)})
     with pytest.raises(UserError, match=message):
         bad.check()
+        bad.check_together()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
