@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from controller.rollout import Player
 
 PROBE_STEPS = 150
+STARTUP = "startup"  # among the rates: seconds before a stage's work begins
 
 
 def rate(work: Callable[[], int], seconds: float = 1.5) -> float:
@@ -68,7 +69,9 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
 
 
 def measure_training(task: Task, settings: Settings) -> dict[str, float]:
-    """On all cores: frames a second that train V and that V encodes, and time steps a second that train M."""
+    """On all cores: frames a second that train V and that V encodes, and time steps a second that train M; and the seconds
+    that starting up and building V and M take, as each stage must."""
+    started = time.monotonic()
     start_tensorflow()
     import tensorflow as tf
 
@@ -100,6 +103,7 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
         return units
 
     return {
+        STARTUP: time.monotonic() - started,
         "vae": rate(lambda: count(batch, train_v(frames, seed))),
         "encode": rate(lambda: count(batch, encode(frames))),
         "rnn": rate(lambda: count(sequences * length, train_m(latents, latents * 0, actions, seed))),
@@ -162,9 +166,11 @@ def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int
     lines = [f"{task.title} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
     for name, value in seconds.items():
         lines.append(f"  {name:<11}{work[name]:>15,.0f} {units.get(name, 'steps'):<11}{duration(value):>9}")
-    lines.append(f"  in all, without starting up: {duration(sum(seconds.values()))}")
+    startup = rates[STARTUP] * (len(seconds) + 1)
+    whole = duration(sum(seconds.values()) + startup)
+    lines.append(f"  in all, with {duration(startup)} for starting the stages and for the report: {whole}")
     for scale in SCALES[: SCALES.index(settings.scale)]:
-        smaller = sum(stage_seconds(rates, task.scales[scale], ranks).values())
+        smaller = sum(stage_seconds(rates, task.scales[scale], ranks).values()) + startup
         lines.append(f"  a smaller one: --scale {scale}, {duration(smaller)}")
     return "\n".join(lines)
 

@@ -34,11 +34,13 @@ def test_ranks_share_what_is_played_as_far_as_there_are_cores(task, monkeypatch)
 
 
 def test_the_estimate_names_the_smaller_scales(task):
-    rates = dict.fromkeys(amounts(task.scales["paper"]), 1000.0)
+    rates = dict.fromkeys(amounts(task.scales["paper"]), 1000.0) | {"startup": 5.0}
     text = describe(task, task.scales["paper"], rates, ranks=2)
     assert "--scale smoke" in text
     assert "--scale day" in text
-    assert "--scale" not in describe(task, task.scales["smoke"], rates, ranks=2)
+    smoke = describe(task, task.scales["smoke"], rates, ranks=2)
+    assert "--scale" not in smoke
+    assert "35 s for starting" in smoke
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(4, "4 s"), (600, "10 min"), (3 * 3600, "3.0 h"), (5e6, "58 days")])
