@@ -60,7 +60,6 @@ def limit_threads(tensorflow: bool = True) -> None:
     if tensorflow:
         with quiet_stderr():
             import tensorflow as tf
-            import tensorflow_probability  # noqa: F401
 
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)

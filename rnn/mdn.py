@@ -6,8 +6,12 @@ original (rnn/rnn.py).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import tensorflow as tf
-import tensorflow_probability as tfp
+
+if TYPE_CHECKING:
+    import tensorflow_probability as tfp
 
 
 def mixture(output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor = 1.0) -> tfp.distributions.MixtureSameFamily:
@@ -24,6 +28,9 @@ def mixture(output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor = 1
     Returns:
         A distribution with batch shape [..., z_size] and scalar events.
     """
+    # Here and not above: it takes 50 MB, which the ranks that only play the real world need not spend.
+    import tensorflow_probability as tfp
+
     shape = tf.concat([tf.shape(output)[:-1], [output.shape[-1] // (3 * mixtures), 3 * mixtures]], axis=0)
     logits, mean, log_std = tf.split(tf.reshape(output, shape), 3, axis=-1)
     tfd = tfp.distributions
