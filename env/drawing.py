@@ -1,4 +1,4 @@
-"""CarRacing's picture, drawn about thirty times faster than gymnasium draws it.
+"""CarRacing's picture, drawn about 25 times faster than gymnasium draws it.
 
 gymnasium paints every grass square, every road tile and the car on a 1000x800 canvas for each frame and shrinks that to
 96x96. Here the playfield is painted once per episode into a bitmap seen from above; a frame is that bitmap turned, scaled

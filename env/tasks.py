@@ -24,7 +24,7 @@ class World:
     """The environment, shared by every stage that plays it."""
 
     render: str = setting(
-        "fast", "who draws the frames: our own drawing, or gymnasium's, thirty times slower", choices=("fast", "official")
+        "fast", "who draws the frames: our own drawing, or gymnasium's, 25 times slower", choices=("fast", "official")
     )
     frames: str = setting(
         "plain", "how a picture becomes a frame: cropped and resized, or just as the original did", choices=("plain", "original")
