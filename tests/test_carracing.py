@@ -60,7 +60,9 @@ def test_drawing_on_ten_tracks():
 @pytest.mark.parametrize("render", ["fast", "official"])
 @pytest.mark.filterwarnings("ignore")
 def test_passes_gymnasiums_checker(render):
-    check_env(gymnasium.make("WorldModels/CarRacing-v0", render=render).unwrapped, skip_render_check=True)
+    world = gymnasium.make("WorldModels/CarRacing-v0", render=render).unwrapped
+    check_env(world, skip_render_check=True)  # raises on what is wrong
+    assert world.observation_space.shape == (64, 64, 3)
 
 
 def test_registered_with_the_papers_step_limit():

@@ -29,7 +29,7 @@ COMMANDS = [
 ]
 
 
-def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
     """The command said in one line what is wrong, and left with 2."""
     assert result.returncode == 2, result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -54,20 +54,20 @@ def test_help_opens_with_lines_to_paste_and_starts_no_tensorflow(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_unknown_task_and_flag(command, tmp_path):
-    refused(run_python(command, "mario"), "unknown task 'mario'", "carracing")
-    refused(run_python(command, "carracing", "--sede", "1"), "unknown flag '--sede'", "--seed")
+    assert_refused(run_python(command, "mario"), "unknown task 'mario'", "carracing")
+    assert_refused(run_python(command, "carracing", "--sede", "1"), "unknown flag '--sede'", "--seed")
 
 
 def test_numbers_out_of_bounds(tmp_path):
-    refused(run_python("controller/evaluate.py", "carracing", "--episodes", "0"), "evaluate.episodes is 0", "at least 1")
-    refused(run_python("controller/extract.py", "carracing", "--episodes", "ten", "--run", tmp_path), "invalid int value")
-    refused(run_python("controller/pipeline.py", "carracing", "--seed", "-1", "--run", tmp_path / "new"), "run.seed is -1")
+    assert_refused(run_python("controller/evaluate.py", "carracing", "--episodes", "0"), "evaluate.episodes is 0", "at least 1")
+    assert_refused(run_python("controller/extract.py", "carracing", "--episodes", "ten", "--run", tmp_path), "invalid int value")
+    assert_refused(run_python("controller/pipeline.py", "carracing", "--seed", "-1", "--run", tmp_path / "new"), "run.seed is -1")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_json_file_that_cannot_be_written_is_refused_before_playing(tmp_path):
-    refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path), "cannot be written")
-    refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path / "no" / "x.json"), "cannot be written")
+    assert_refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path), "cannot be written")
+    assert_refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path / "no" / "x.json"), "cannot be written")
 
 
 def test_under_mpirun_the_line_comes_once():
@@ -79,17 +79,17 @@ def test_under_mpirun_the_line_comes_once():
 
 def test_missing_runs_and_stages(tmp_path):
     gone = tmp_path / "gone"
-    refused(run_python("controller/evaluate.py", "carracing", "--run", gone), "run directory", "is missing")
+    assert_refused(run_python("controller/evaluate.py", "carracing", "--run", gone), "run directory", "is missing")
     for command in ("vae/train.py", "vae/encode.py", "rnn/train.py", "controller/report.py"):
-        refused(run_python(command, "carracing", "--run", gone), "run directory", "is missing")
+        assert_refused(run_python(command, "carracing", "--run", gone), "run directory", "is missing")
     assert not gone.exists(), "a mistyped --run must not be made"
     gone.mkdir()
-    refused(run_python("vae/train.py", "carracing", "--run", gone), "controller/extract.py", "first")
-    refused(run_python("vae/encode.py", "carracing", "--run", gone), "vae/train.py", "first")
-    refused(run_python("rnn/train.py", "carracing", "--run", gone), "vae/encode.py", "first")
-    refused(run_python("controller/report.py", "carracing", "--run", gone), "not finished")
+    assert_refused(run_python("vae/train.py", "carracing", "--run", gone), "controller/extract.py", "first")
+    assert_refused(run_python("vae/encode.py", "carracing", "--run", gone), "vae/train.py", "first")
+    assert_refused(run_python("rnn/train.py", "carracing", "--run", gone), "vae/encode.py", "first")
+    assert_refused(run_python("controller/report.py", "carracing", "--run", gone), "not finished")
     save_arrays(gone / "vae" / "weights.npz", {})
-    refused(run_python("controller/train.py", "carracing", "--run", gone), "rnn/train.py", "first")
+    assert_refused(run_python("controller/train.py", "carracing", "--run", gone), "rnn/train.py", "first")
 
 
 def test_weights_that_do_not_fit(tmp_path):
@@ -98,11 +98,11 @@ def test_weights_that_do_not_fit(tmp_path):
     opened.release()
     save_weights(run / "vae" / "weights.npz", ConvVAE(16), {"z_size": 16})
     save_arrays(run / "rnn" / "weights.npz", {}, {"z_size": 16})
-    refused(run_python("controller/train.py", "carracing", "--run", run), "z_size 16", "vae.z_size 32")
+    assert_refused(run_python("controller/train.py", "carracing", "--run", run), "z_size 16", "vae.z_size 32")
     (tmp_path / "c.npz").write_bytes(pickle.dumps({"params": np.zeros(867)}))
-    refused(run_python("controller/evaluate.py", "carracing", "--run", run, "--weights", tmp_path / "c.npz"), "is a pickle")
-    refused(run_python("controller/evaluate.py", "carracing", "--weights", tmp_path / "no.npz"), "no.npz is missing")
-    refused(run_python("controller/evaluate.py", "carracing", "--original", tmp_path), "best.json")
+    assert_refused(run_python("controller/evaluate.py", "carracing", "--run", run, "--weights", tmp_path / "c.npz"), "is a pickle")
+    assert_refused(run_python("controller/evaluate.py", "carracing", "--weights", tmp_path / "no.npz"), "no.npz is missing")
+    assert_refused(run_python("controller/evaluate.py", "carracing", "--original", tmp_path), "best.json")
 
 
 def test_run_sh_usage_from_any_directory(tmp_path):
