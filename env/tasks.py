@@ -184,7 +184,6 @@ class Task:
         env_module: the module whose import registers `env_id`.
         action_scale, action_offset, action_low, action_high: C's tanh outputs y become the action
             clip(y * scale + offset, low, high), element by element. M is fed the same action.
-        solved: mean score over 100 episodes at which the task counts as solved.
         scales: scale name -> Settings.
     """
 
@@ -196,7 +195,6 @@ class Task:
     action_offset: tuple[float, ...]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
-    solved: float
     scales: dict[str, Settings]
 
     @property
@@ -235,7 +233,6 @@ CARRACING = Task(
     action_offset=(0.0, 0.5, 0.0),
     action_low=(-1.0, 0.0, 0.0),
     action_high=(1.0, 1.0, 1.0),
-    solved=900.0,
     scales={"smoke": _CARRACING_SMOKE, "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
 
