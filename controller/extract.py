@@ -30,20 +30,22 @@ from env.compute import limit_threads
 from env.episodes import cut_or_missing, episode_path, is_whole, read_episode, write_episode
 from env.files import JsonlLog
 from env.rundir import Run
+from env.settings import UserError
 from env.tasks import Settings, Task
 
 if TYPE_CHECKING:
     from controller.rollout import Player
 
+MOST_ATTEMPTS = 100  # at an episode of min_frames
 PURPOSE = 0  # keeps these episodes' seeds apart from those of training and evaluation
 
 
 def make_player(task: Task, settings: Settings, run: Path) -> Player:
-    """The driver that `extract.policy` names: the random policy, or the run's C, where it has none the shipped one."""
-    from controller.random_policy import RandomPolicy
+    """The player that `extract.policy` names: a random policy, or the run's C, where it has none the shipped one."""
+    if settings.extract.policy != "controller":
+        from controller.random_policy import random_player
 
-    if settings.extract.policy == "random":
-        return RandomPolicy(task, settings.vae.z_size)
+        return random_player(settings.extract.policy, task, settings.vae.z_size)
     from controller.agent import load_agent
 
     return load_agent(task, settings, run, controller_path(task, run, False, None))[0]
@@ -54,16 +56,28 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
     from controller.rollout import Job, Worlds, episode_seed, rollout
 
     folder = run / "extract" / "episodes"
+    extract = settings.extract
     jobs = [Job(i, 0, episode_seed(settings.seed, PURPOSE, i)) for i in ranks.share(indices)]
     if not jobs:
         return
+    attempts = dict.fromkeys(ranks.share(indices), 0)
     worlds, player = Worlds(task, settings.world), make_player(task, settings, run)
     bar = progress(desc="extract", total=len(indices), unit="episode") if ranks.first else None
-    for result in rollout(worlds, player, jobs, record=True, past_done=settings.extract.past_done):
-        assert result.episode is not None
-        write_episode(episode_path(folder, result.job.index), result.episode)
-        if bar is not None:
-            bar.update(min(ranks.size, bar.total - bar.n))
+    while jobs:
+        again: list[Job] = []
+        for result in rollout(worlds, player, jobs, record=True, past_done=extract.past_done):
+            index = result.job.index
+            if result.length < extract.min_frames:
+                attempts[index] += 1
+                if attempts[index] == MOST_ATTEMPTS:
+                    raise UserError(f"extract.min_frames is {extract.min_frames}, which no episode of {MOST_ATTEMPTS} reached: lower it")
+                again.append(Job(index, 0, episode_seed(settings.seed, PURPOSE, index, attempts[index])))
+                continue
+            assert result.episode is not None
+            write_episode(episode_path(folder, index), result.episode)
+            if bar is not None:
+                bar.update(min(ranks.size, bar.total - bar.n))
+        jobs = again
     worlds.close()
     if bar is not None:
         bar.close()
@@ -113,7 +127,7 @@ def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> Non
 def main(ranks: Ranks) -> None:
     parsed = parser(__doc__ or "", "extract").parse_args()
     task, path, settings = resolve(parsed, "extract")
-    limit_threads(tensorflow=settings.extract.policy != "random")
+    limit_threads(tensorflow=settings.extract.policy == "controller")
     extract_run(ranks, task, path, settings)
 
 

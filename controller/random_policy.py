@@ -1,6 +1,10 @@
-"""The random policy that records the training data: the original's agent with random weights.
+"""The random policies that record the training data, each a Player with one slot (see controller/rollout.py).
 
-The original gives V, M and C fresh weights for each episode, standard Cauchy times s with s uniform in [0, 0.01] (original
+random: the original's for CarRacing, its agent with random weights.
+hold: the original's for Doom, an action held for 1 to 10 steps.
+uniform: a new action each step, the random player that the paper's table of Doom names.
+
+In `random` the original gives V, M and C fresh weights for each episode, standard Cauchy times s with s uniform in [0, 0.01] (original
 carracing/model.py, init_random_model_params). The functions that put them into V and M, however, divide by 10,000, because
 they expect the integers of its weight files (vae/vae.py and rnn/rnn.py, set_model_params). With weights of that size V's mu
 and logvar and M's h are zero but for about 1e-5, so z is plain N(0, 1) noise and the action is C's answer to noise:
@@ -12,7 +16,8 @@ from __future__ import annotations
 import numpy as np
 
 from controller.policy import to_action
-from controller.rollout import Job, episode_rng
+from controller.rollout import Job, Player, episode_rng
+from env.settings import UserError
 from env.tasks import Task
 
 LARGEST_SCALE = 0.01
@@ -47,3 +52,42 @@ class RandomPolicy:
         z = self._rng.standard_normal(self._z_size, np.float32)
         y = np.tanh(z @ self._weights + self._bias)
         return to_action(self._task, y)[None]
+
+
+class HoldPolicy:
+    """An action uniform in tanh's range, held until the step is a multiple of a number that is drawn with it, 1..10
+    (original doomrnn/extract.py).
+
+    Args:
+        task: the game.
+        longest: 10, or 1 for a new action at each step.
+    """
+
+    slots = 1
+
+    def __init__(self, task: Task, longest: int = 10) -> None:
+        self._task, self._longest = task, longest
+
+    def begin(self, slot: int, job: Job) -> None:
+        self._rng = episode_rng(job.seed)
+        self._step, self._repeat = 0, self._rng.integers(1, self._longest, endpoint=True)
+
+    def act(self, frames: np.ndarray) -> np.ndarray:
+        if self._step % self._repeat == 0:
+            self._y = self._rng.uniform(-1, 1, self._task.action_size).astype(np.float32)
+            self._repeat = self._rng.integers(1, self._longest, endpoint=True)
+        self._step += 1
+        return to_action(self._task, self._y)[None]
+
+
+def random_player(name: str, task: Task, z_size: int) -> Player:
+    """The random policy called `name`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name == "random":
+        return RandomPolicy(task, z_size)
+    if name in ("hold", "uniform"):
+        return HoldPolicy(task, 10 if name == "hold" else 1)
+    raise UserError(f"there is no random policy '{name}': choose random, hold or uniform")

@@ -16,11 +16,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.box2d.car_racing import CarRacing as GymnasiumCarRacing
-from PIL import Image
 
 from env.drawing import ROWS, TrackPainter
-
-SIZE = 64
+from env.frames import SIZE, process_as_original
 
 
 def process(picture: np.ndarray) -> np.ndarray:
@@ -35,27 +33,7 @@ def process(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture[:ROWS], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
 
-def process_as_original(picture: np.ndarray) -> np.ndarray:
-    """Crop and resize just as the authors' code did, for V's of theirs (original carracing/env.py, _process_frame).
-
-    Its scipy imresize stretched a float image's darkest..brightest to 0..255 before Pillow's bilinear resize, and its
-    round((1 - x) * 255) was meant for x in 0..1: on 0..255, cast to uint8, it is (x - 1) mod 256.
-
-    Args:
-        picture: as `process`.
-
-    Returns:
-        uint8 [64, 64, 3].
-    """
-    x = picture[:ROWS].astype(np.float64)
-    low, high = x.min(), x.max()
-    stretched = (x - low) * (255.0 / (high - low or 1.0)) + 0.5
-    image = Image.fromarray(np.clip(stretched, 0, 255).astype(np.uint8))
-    small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    return small - np.uint8(1)
-
-
-_PROCESS = {"plain": process, "original": process_as_original}
+_PROCESS = {"plain": process, "original": lambda picture: process_as_original(picture[:ROWS])}
 
 
 class CarRacing(GymnasiumCarRacing):

@@ -24,7 +24,9 @@ class World:
     """The environment, shared by every stage that plays it."""
 
     render: str = setting(
-        "fast", "who draws the frames: our own drawing, or gymnasium's, 25 times slower", choices=("fast", "official")
+        "fast",
+        "who draws the frames: official is gymnasium's drawing, and Doom at 640x480; fast our own, and Doom at 400x300",
+        choices=("fast", "official"),
     )
     frames: str = setting(
         "plain", "how a picture becomes a frame: cropped and resized, or just as the original did", choices=("plain", "original")
@@ -38,8 +40,11 @@ class Extract:
 
     episodes: int = setting(10000, "episodes to record", low=2, resumable=True)
     policy: str = setting(
-        "random", "who drives: the original's random policy, or a trained C, the run's or the shipped", choices=("random", "controller")
+        "random",
+        "who plays: random weights in C for each episode, hold an action for 1..10 steps, a uniform action each step, or a trained C",
+        choices=("random", "hold", "uniform", "controller"),
     )
+    min_frames: int = setting(1, "shorter episodes are not kept, others are played for them", low=1)
     past_done: bool = setting(True, "go on to max_steps when the world says done (original: yes, half the cars leave the playfield)")
 
 
@@ -62,10 +67,20 @@ class Rnn:
 
     units: int = setting(256, "LSTM units: the size of h and of c", low=1)
     mixtures: int = setting(5, "Gaussians in the mixture of each latent dimension", low=1)
-    learning_rate: float = setting(1e-3, "Adam's learning rate", low=0)
+    learning_rate: float = setting(1e-3, "Adam's learning rate, at the start", low=0)
     grad_clip: float = setting(1.0, "each gradient element is clipped to [-grad_clip, grad_clip]", low=0)
-    batch: int = setting(100, "episodes in a training batch", low=1)
-    window: int = setting(0, "frames of an episode in a training sequence, from a random start; 0 means the whole episode", low=0)
+    batch: int = setting(100, "sequences in a training batch", low=1)
+    sequences: str = setting(
+        "episodes",
+        "what a batch is cut from: different episodes drawn at random; or all of them, shuffled and joined into one stream, "
+        "M's state carried from window to window",
+        choices=("episodes", "stream"),
+    )
+    window: int = setting(0, "frames in a training sequence; 0 means the whole episode (for sequences of episodes)", low=0)
+    restart: bool = setting(False, "whether M is told of an episode's first frame, and predicts the next one: the agent's death")
+    restart_weight: float = setting(10.0, "weight of the rare restarts in their loss", low=0)
+    min_learning_rate: float = setting(1e-3, "the learning rate falls towards this", low=0)
+    decay: float = setting(1.0, "by which factor it falls at each step", low=0, high=1)
     steps: int = setting(4000, "training steps", low=1, resumable=True)
 
 
@@ -73,6 +88,10 @@ class Rnn:
 class Controller:
     """C and its evolution by CMA-ES (paper A.3, A.4; original train.py, es.py)."""
 
+    world: str = setting("real", "where C is evolved: in the real world, or wholly in M's dream", choices=("real", "dream"))
+    temperature: float = setting(0.7, "tau of dreams: 1 is M as trained, more is less predictable (paper 2.2, 4.3)", low=1e-6)
+    dream_steps: int = setting(1200, "steps after which a dream is cut", low=1)
+    lanes: int = setting(128, "dreams that one process plays side by side", low=1)
     features: str = setting("zh", "what C sees: z, zh (z and h), zc (z and c) or zch", choices=("z", "zh", "zc", "zch"))
     hidden: int = setting(0, "tanh units in C's hidden layer; 0 means linear", low=0)
     bias: bool = setting(True, "whether C has a bias")
@@ -136,6 +155,8 @@ class Settings:
         check(self, "run")
         for name in SECTIONS:
             check(getattr(self, name), name)
+        if self.rnn.sequences == "stream" and not self.rnn.window:
+            raise UserError("rnn.window is 0, but sequences of a stream have no end of their own: give a window, such as 500")
         if self.rnn.window == 1:
             raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
         if self.controller.seed_groups > self.controller.population:
@@ -145,6 +166,10 @@ class Settings:
 
     def check_together(self) -> None:
         """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
+        if self.extract.min_frames > self.world.max_steps:
+            raise UserError(f"extract.min_frames is {self.extract.min_frames}: no episode is longer than world.max_steps, {self.world.max_steps}")
+        if self.rnn.sequences == "stream":
+            return
         if self.rnn.window > self.world.max_steps:
             raise UserError(f"rnn.window is {self.rnn.window}: no episode is longer than world.max_steps, {self.world.max_steps}")
         if not self.rnn.window and not self.extract.past_done:
@@ -175,7 +200,7 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A game, as a value.
+    """A game, as a value: all that is said of one game alone, but for its settings, is said here.
 
     Attributes:
         name: what the user types.
@@ -184,6 +209,7 @@ class Task:
         env_module: the module whose import registers `env_id`.
         action_scale, action_offset, action_low, action_high: C's tanh outputs y become the action
             clip(y * scale + offset, low, high), element by element. M is fed the same action.
+        step_reward: what the world pays for each step, if it pays for nothing else; 0 where M's dream has no reward of its own.
         scales: scale name -> Settings.
     """
 
@@ -195,6 +221,7 @@ class Task:
     action_offset: tuple[float, ...]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    step_reward: float
     scales: dict[str, Settings]
 
     @property
@@ -233,10 +260,63 @@ CARRACING = Task(
     action_offset=(0.0, 0.5, 0.0),
     action_low=(-1.0, 0.0, 0.0),
     action_high=(1.0, 1.0, 1.0),
+    step_reward=0.0,
     scales={"smoke": _CARRACING_SMOKE, "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
 
-TASKS: dict[str, Task] = {CARRACING.name: CARRACING}
+_DOOM_PAPER = Settings(
+    task="doom",
+    world=World(max_steps=2100),
+    extract=Extract(policy="hold", past_done=False, min_frames=101),
+    vae=Vae(z_size=64),
+    rnn=Rnn(units=512, sequences="stream", window=500, restart=True, min_learning_rate=1e-5, decay=0.99999, steps=24400),
+    controller=Controller(world="dream", temperature=1.15, dream_steps=2100, features="zch", bias=False),
+)
+_DOOM_DAY = replace(
+    _DOOM_PAPER,
+    scale="day",
+    extract=replace(_DOOM_PAPER.extract, episodes=2000),
+    vae=replace(_DOOM_PAPER.vae, epochs=2),
+    rnn=replace(_DOOM_PAPER.rnn, batch=50, window=250, steps=6000),
+    controller=replace(_DOOM_PAPER.controller, generations=500, eval_episodes=256),
+)
+_DOOM_SMOKE = replace(
+    _DOOM_PAPER,
+    scale="smoke",
+    world=World(max_steps=150),
+    extract=replace(_DOOM_PAPER.extract, episodes=8),
+    vae=replace(_DOOM_PAPER.vae, batch=20, epochs=1),
+    rnn=replace(_DOOM_PAPER.rnn, batch=4, window=50, steps=20),
+    controller=replace(
+        _DOOM_PAPER.controller,
+        dream_steps=150,
+        population=4,
+        episodes=2,
+        seed_groups=2,
+        generations=2,
+        eval_every=1,
+        eval_episodes=4,
+        lanes=4,
+        slots=2,
+    ),
+    evaluate=Evaluate(episodes=4),
+)
+
+DOOM = Task(
+    name="doom",
+    title="DoomTakeCover",
+    env_id="WorldModels/TakeCover-v0",
+    env_module="env.doom",
+    # The world itself takes tanh's answer, and so does M: original doomrnn/doomreal.py
+    action_scale=(1.0,),
+    action_offset=(0.0,),
+    action_low=(-1.0,),
+    action_high=(1.0,),
+    step_reward=1.0,
+    scales={"smoke": _DOOM_SMOKE, "day": _DOOM_DAY, "paper": _DOOM_PAPER},
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (CARRACING, DOOM)}
 
 
 def get_task(name: str) -> Task:
