@@ -96,10 +96,9 @@ def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvV
     Raises:
         UserError: as `model_paths`, or weights that do not fit the settings.
     """
-    vae_path, rnn_path = model_paths(task, run)
-    vae = load_vae(vae_path, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
-    rnn = load_rnn(rnn_path, settings.vae.z_size, task.action_size, settings.rnn.units, settings.rnn.mixtures)
-    return vae, rnn
+    paths = model_paths(task, run)
+    vae = load_vae(paths.vae, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
+    return vae, load_rnn(paths.rnn, task, settings)
 
 
 def save_controller(path: Path, params: np.ndarray, settings: Settings, note: dict[str, float]) -> None:

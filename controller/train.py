@@ -4,7 +4,7 @@
     mpirun -np 8 python controller/train.py carracing --population 32 --episodes 4 --seed-groups 1
     python controller/train.py carracing --scale smoke
 
-Uses V and M of RUN, or, where that run has none, those shipped with the project. Writes RUN/controller: best.npz (the
+C plays in the real world or wholly in M's dream (--world, --temperature). Uses V and M of RUN, or, where that run has none, those shipped with the project. Writes RUN/controller: best.npz (the
 distribution's mean at its best scoring), mean.npz (at the last scoring), log.jsonl and es.pkl. The same command resumes.
 The curve is the same on any number of processes.
 """
@@ -36,8 +36,7 @@ from env.settings import UserError
 from env.tasks import Settings, Task
 
 if TYPE_CHECKING:
-    from controller.agent import Agent
-    from controller.rollout import Worlds
+    from controller.simulate import Simulator
 
 TRAINING, SCORING = 1, 2  # keep the seeds of these episodes apart from each other and from the recordings'
 
@@ -58,27 +57,23 @@ def scoring_seeds(settings: Settings, generation: int) -> np.ndarray:
     return np.array([[episode_seed(settings.seed, SCORING, generation, e) for e in range(settings.controller.eval_episodes)]])
 
 
-def play(
-    ranks: Ranks, worlds: Worlds, agent: Agent, candidates: np.ndarray, seeds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def play(ranks: Ranks, simulate: Simulator, candidates: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Let each candidate play its episodes, shared by all ranks.
 
     Args:
-        worlds: this rank's.
-        agent: V, M and the shape of C, equal on all ranks.
+        simulate: this rank's, see controller/simulate.py.
         candidates: float64 [n, size], equal on all ranks.
         seeds: int64 [n, e].
 
     Returns:
         scores float64 [n, e] and lengths int64 [n, e], complete on every rank.
     """
-    from controller.rollout import Job, rollout
+    from controller.rollout import Job
 
-    agent.set_candidates(candidates)
     episodes = seeds.shape[1]
     jobs = [Job(i, i // episodes, int(seed)) for i, seed in enumerate(seeds.ravel())]
     scores, lengths = np.zeros(len(jobs)), np.zeros(len(jobs), np.int64)
-    for result in rollout(worlds, agent, ranks.share(jobs)):
+    for result in simulate(candidates, ranks.share(jobs)):
         scores[result.job.index], lengths[result.job.index] = result.score, result.length
     return ranks.total(scores).reshape(seeds.shape), ranks.total(lengths).reshape(seeds.shape)
 
@@ -134,12 +129,12 @@ class Evolution:
 
 
 def score_mean(
-    ranks: Ranks, worlds: Worlds, agent: Agent, evolution: Evolution | None, settings: Settings, generation: int
+    ranks: Ranks, simulate: Simulator, size: int, evolution: Evolution | None, settings: Settings, generation: int
 ) -> dict[str, Any]:
     """Score the distribution's mean, rounded to 4 decimals like the original's solutions (train.py, evaluate_batch), and keep
     it if it is the best; returns what the generation's row gets."""
-    mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(agent.policy.size))
-    scores, _ = play(ranks, worlds, agent, mean[None], scoring_seeds(settings, generation))
+    mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(size))
+    scores, _ = play(ranks, simulate, mean[None], scoring_seeds(settings, generation))
     return evolution.scored(mean, scores) if evolution else {}
 
 
@@ -164,33 +159,32 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     models = check_models(task, path)
     check_agreement(ranks, settings, models)
     limit_threads()
-    from controller.agent import load_models, make_agent
-    from controller.rollout import Worlds
+    from controller.agent import make_policy
+    from controller.simulate import make_simulator
 
-    worlds = Worlds(task, settings.world)
-    agent = make_agent(task, settings, *load_models(task, settings, path))
-    c, size = settings.controller, agent.policy.size
+    simulate = make_simulator(task, settings, path)
+    c, size = settings.controller, make_policy(task, settings).size
     if run:
         run.stage("controller").start()
         write_json(run.path / "controller" / MODELS, models)
-        where = model_paths(task, path)[0]
-        print(f"controller: {c.population} x {c.episodes} episodes a generation on {ranks.size} ranks, V of {where}", flush=True)
+        where = "the real world" if c.world == "real" else f"dreams at temperature {c.temperature:g}"
+        what = f"{c.population} x {c.episodes} episodes a generation in {where}"
+        print(f"controller: {what}, on {ranks.size} ranks, M of {model_paths(task, path).rnn}", flush=True)
     evolution = ranks.on_first(lambda: Evolution(run, size) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     while generation < c.generations:
         started = time.monotonic()
         candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, size)))
-        scores, lengths = play(ranks, worlds, agent, candidates, training_seeds(settings, generation))
+        scores, lengths = play(ranks, simulate, candidates, training_seeds(settings, generation))
         row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) if evolution else {}
         generation += 1
         if generation % c.eval_every == 0 or generation == c.generations:
-            row |= score_mean(ranks, worlds, agent, evolution, settings, generation)
+            row |= score_mean(ranks, simulate, size, evolution, settings, generation)
         if evolution:
             evolution.commit(row)
     # Ended early by a smaller --generations, before any scoring: score what there is.
     if ranks.broadcast(np.array([evolution is not None and not np.isfinite(evolution.best)]))[0]:
-        score_mean(ranks, worlds, agent, evolution, settings, generation)
-    worlds.close()
+        score_mean(ranks, simulate, size, evolution, settings, generation)
     if run and evolution:
         evolution.bar.close()
         run.stage("controller").finish({"generations": generation, "best": evolution.best})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from env.rundir import REPOSITORY
 from env.settings import UserError
@@ -14,13 +15,21 @@ from env.tasks import Task
 MODELS = "models.json"  # in a run's controller folder: the fingerprints of the V and M that C was evolved on
 
 
+class Models(NamedTuple):
+    """The files of V and M, and of the first frames from which M's dreams start."""
+
+    vae: Path
+    rnn: Path
+    initial: Path
+
+
 def shipped(floor: str, task: Task) -> Path:
     """The weights that come with the project: vae/, rnn/ or controller/ with the task's name."""
     return REPOSITORY / floor / f"{task.name}.npz"
 
 
-def model_paths(task: Task, run: Path | None) -> tuple[Path, Path]:
-    """The weights of V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
+def model_paths(task: Task, run: Path | None) -> Models:
+    """The V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
 
     Args:
         run: a run's directory, or None for the shipped ones.
@@ -31,14 +40,14 @@ def model_paths(task: Task, run: Path | None) -> tuple[Path, Path]:
     if run is not None:
         vae, rnn = run / "vae" / "weights.npz", run / "rnn" / "weights.npz"
         if vae.exists() and rnn.exists():
-            return vae, rnn
+            return Models(vae, rnn, run / "encode" / "initial.npz")
         for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
             if other.exists():
                 raise UserError(f"{run} has no {path.parent.name}/weights.npz: run {command} {task.name} --run {run} first")
     vae, rnn = shipped("vae", task), shipped("rnn", task)
     if not (vae.exists() and rnn.exists()):
         raise UserError(f"no trained V and M for {task.name}: run 'bash run.sh {task.name}' first, or give the --run that has them")
-    return vae, rnn
+    return Models(vae, rnn, vae.with_suffix(".initial.npz"))
 
 
 def fingerprint(path: Path) -> str:
@@ -52,7 +61,8 @@ def check_models(task: Task, run: Path) -> dict[str, str]:
     Raises:
         UserError: they are not those that C was evolved on; a C is worth nothing on another V and M.
     """
-    now = {path.parent.name: fingerprint(path) for path in model_paths(task, run)}
+    models = model_paths(task, run)
+    now = {"vae": fingerprint(models.vae), "rnn": fingerprint(models.rnn)}
     try:
         then = json.loads((run / "controller" / MODELS).read_text())
     except FileNotFoundError:

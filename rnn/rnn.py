@@ -1,92 +1,38 @@
 """M: the MDN-RNN that predicts the next latent vector from the present one and the action.
 
-        z_t, a_t --> [ LSTM ] --> h_{t+1} --> dense --> mixture of Gaussians over each dimension of z_{t+1}
-                      ^    |
-                 h_t, c_t  h_{t+1}, c_{t+1}
+        z_t, a_t, restart_t --> [ LSTM ] --> h_{t+1} --> dense --> mixture of Gaussians over each dimension of z_{t+1}
+                                 ^    |                        \-> logit of restart_{t+1}: the agent dies
+                            h_t, c_t  h_{t+1}, c_{t+1}
 
-The rest of the program knows M through its contract: `initial`, `observe`, `imagine`, `features`, `loss_terms`.
+Where a task has the agent die (restart=True), M is told which frame is the first of its episode (restart = 1), and predicts
+whether the next one is; then the agent is dead. Else the graph has neither. The rest of the program knows M through its
+contract: `initial`, `observe`, `imagine`, `features`, `loss_terms`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from env.files import load_arrays
 from env.settings import UserError
-from rnn.mdn import mixture
+from env.tasks import Settings, Task
+from rnn.lstm import LSTM
+from rnn.mdn import mixture, sample
 from vae.vae import ConvVAE, assign_weights
 
 
 class State(NamedTuple):
-    """What M remembers in each of B lanes: the present z [B, z_size] and the LSTM's h and c [B, units], float32."""
+    """What M remembers in each of B lanes, float32: the present z [B, z_size], the LSTM's h and c [B, units], and whether
+    z is an episode's first, restart [B, 1], 0 or 1."""
 
     z: tf.Tensor
     h: tf.Tensor
     c: tf.Tensor
-
-
-class LSTM(keras.layers.Layer):
-    """One LSTM layer with the original's weight layout.
-
-    One kernel [input + units, 4 * units] in gate order i, j, f, o and a bias [4 * units] starting at zero, with 1 added to
-    the forget gate (TF1's LayerNormBasicLSTMCell without layer norm). Keras' own LSTM computes the same function, but keeps
-    two kernels, other gate order and other initialisers.
-
-    Args:
-        inputs: size of the input.
-        units: size of h and of c.
-    """
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__(name="lstm", dtype="float32")
-        self.inputs, self.units = inputs, units
-        self.kernel = self.add_weight(shape=(inputs + units, 4 * units), initializer="glorot_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(4 * units,), initializer="zeros", name="bias")
-
-    def split(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The kernel's parts for the input [inputs, 4 * units] and for h [units, 4 * units]."""
-        return self.kernel[: self.inputs], self.kernel[self.inputs :]
-
-    @staticmethod
-    def gate(gates: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The next h and c from the gates' sums [B, 4 * units] and c [B, units]."""
-        i, j, f, o = tf.split(gates, 4, axis=1)
-        c = c * tf.sigmoid(f + 1.0) + tf.sigmoid(i) * tf.tanh(j)
-        return tf.tanh(c) * tf.sigmoid(o), c
-
-    def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The next h and c after the input x [B, inputs]."""
-        return self.gate(tf.matmul(tf.concat([x, h], axis=1), self.kernel) + self.bias, c)
-
-    def call(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        """All h of a sequence.
-
-        Args:
-            x: [B, T, inputs].
-            h, c: the state before it, [B, units].
-
-        Returns:
-            h after each step, [B, T, units].
-        """
-        # The inputs of all steps go through one large product; only the recurrent product is left in the loop. The kernel
-        # is cut outside of it: inside, each step would copy it, and pad its gradient.
-        input_kernel, recurrent_kernel = self.split()
-        projected = tf.matmul(tf.transpose(x, (1, 0, 2)), input_kernel) + self.bias
-        steps = tf.shape(projected)[0]
-        inputs = tf.TensorArray(tf.float32, size=steps).unstack(projected)  # slices of a tensor have dear gradients
-        every_h = tf.TensorArray(tf.float32, size=steps)
-
-        def body(t: tf.Tensor, h: tf.Tensor, c: tf.Tensor, every_h: tf.TensorArray) -> tuple:
-            h, c = self.gate(inputs.read(t) + tf.matmul(h, recurrent_kernel), c)
-            return t + 1, h, c, every_h.write(t, h)
-
-        state = (tf.constant(0), h, c, every_h)
-        *_, every_h = tf.while_loop(lambda t, *_: t < steps, body, state, maximum_iterations=steps)
-        return tf.transpose(every_h.stack(), (1, 0, 2))
+    restart: tf.Tensor
 
 
 class MDNRNN(keras.Model):
@@ -97,66 +43,120 @@ class MDNRNN(keras.Model):
         action_size: size of the action that M is fed.
         units: LSTM units.
         mixtures: Gaussians in each dimension's mixture.
+        restart: whether restart is an input, and is predicted (Doom).
+        restart_weight: weight of restarts in the loss of their prediction, against 1 for all other frames.
+        step_reward: the reward of each imagined step. The paper's M predicts none, but where the world pays for each step
+            lived and for nothing else, it is known.
+        dtype: "float32", or "mixed_bfloat16" to compute matrix products in bfloat16 with float32 weights and states.
     """
 
-    def __init__(self, z_size: int = 32, action_size: int = 3, units: int = 256, mixtures: int = 5) -> None:
+    def __init__(
+        self,
+        z_size: int = 32,
+        action_size: int = 3,
+        units: int = 256,
+        mixtures: int = 5,
+        restart: bool = False,
+        restart_weight: float = 10.0,
+        step_reward: float = 0.0,
+        dtype: str = "float32",
+    ) -> None:
         super().__init__(name="mdn_rnn")
         self.z_size, self.action_size, self.units, self.mixtures = z_size, action_size, units, mixtures
-        self.lstm = LSTM(z_size + action_size, units)
-        self.output_layer = keras.layers.Dense(z_size * mixtures * 3, name="output", dtype="float32")
+        self.restart, self.restart_weight, self.step_reward = restart, restart_weight, step_reward
+        self.lstm = LSTM(z_size + action_size + restart, units, dtype)
+        self.output_layer = keras.layers.Dense(restart + z_size * mixtures * 3, name="output", dtype=dtype)
         self.output_layer.build((None, units))
         self.built = True
 
+    @property
+    def noise_size(self) -> int:
+        """Standard normal numbers that `imagine` takes for each lane."""
+        return 2 * self.z_size
+
+    def _input(self, z: tf.Tensor, action: tf.Tensor, restart: tf.Tensor) -> tf.Tensor:
+        return tf.concat([z, action, restart] if self.restart else [z, action], axis=-1)
+
+    def _output(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """h [..., units] -> the mixtures' numbers [..., z_size * 3 * mixtures], and the restart's logit [...] or None."""
+        output = tf.cast(self.output_layer(h), tf.float32)
+        return (output[..., 1:], output[..., 0]) if self.restart else (output, None)
+
     def initial(self, z: tf.Tensor) -> State:
-        """The state at the start of B episodes whose first latent vectors are `z` [B, z_size]: h = c = 0."""
-        zeros = tf.zeros((tf.shape(z)[0], self.units))
-        return State(z, zeros, zeros)
+        """The state at the start of B episodes whose first latent vectors are `z` [B, z_size]: h = c = 0, restart = 1."""
+        lanes = tf.shape(z)[0]
+        zeros = tf.zeros((lanes, self.units))
+        return State(z, zeros, zeros, tf.ones((lanes, 1)))
 
     def advance(self, state: State, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """h and c after the action [B, action_size] was taken in `state`."""
-        return self.lstm.step(tf.concat([state.z, action], axis=1), state.h, state.c)
+        return self.lstm.step(self._input(state.z, action, state.restart), state.h, state.c)
 
     def observe(self, state: State, action: tf.Tensor, z: tf.Tensor) -> State:
         """The next state, when the world answered the action [B, action_size] with the latent vector `z` [B, z_size]."""
-        return State(z, *self.advance(state, action))
+        h, c = self.advance(state, action)
+        return State(z, h, c, tf.zeros_like(state.restart))
 
     def imagine(
-        self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, seed: tf.Tensor
+        self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, noise: tf.Tensor
     ) -> tuple[State, tf.Tensor, tf.Tensor]:
-        """The next state, when M itself invents the answer to the action.
+        """The next state, when M itself invents the answer to the action (original doomrnn/doomrnn.py, _step).
 
         Args:
             state, action: as in `observe`.
-            temperature: tau > 0, see rnn/mdn.py.
-            seed: int32 [2], decides the sample.
+            temperature: tau > 0, see rnn/mdn.py. It has no part in the agent's death, which is not sampled: it comes when
+                M holds it for likelier than not.
+            noise: standard normal float32 [B, noise_size], decides the sample.
 
         Returns:
-            state, reward float32 [B] and done bool [B]. This M knows of no reward and no end: zeros and False.
+            state, reward float32 [B] and done bool [B]. An M without restart knows of no end: done is False.
         """
         h, c = self.advance(state, action)
-        z = mixture(self.output_layer(h), self.mixtures, temperature).sample(seed=seed)
-        lanes = tf.shape(z)[0]
-        return State(z, h, c), tf.zeros((lanes,)), tf.zeros((lanes,), tf.bool)
+        output, logit = self._output(h)
+        z = sample(output, self.mixtures, temperature, *tf.split(noise, 2, axis=1))
+        reward = tf.fill((tf.shape(z)[0],), self.step_reward)
+        done = tf.zeros_like(reward, tf.bool) if logit is None else logit > 0
+        return State(z, h, c, tf.cast(done, tf.float32)[:, None]), reward, done
 
-    def predict_next(self, z: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
-        """M's raw output for each step of sequences from zero state: [B, T, z_size], [B, T, A] -> [B, T, outputs]."""
-        zeros = tf.zeros((tf.shape(z)[0], self.units))
-        return self.output_layer(self.lstm(tf.concat([z, action], axis=2), zeros, zeros))
+    def loss_terms(
+        self,
+        mu: tf.Tensor,
+        logvar: tf.Tensor,
+        action: tf.Tensor,
+        noise: tf.Tensor,
+        restart: tf.Tensor | None = None,
+        carried: tuple[tf.Tensor, tf.Tensor] | None = None,
+    ) -> tuple[dict[str, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+        """The training loss of a batch of sequences: minus the mean log likelihood of each dimension of each next z, and,
+        for an M with restart, the cross entropy of each next restart.
 
-    def loss_terms(self, mu: tf.Tensor, logvar: tf.Tensor, action: tf.Tensor, noise: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The training loss of a batch of sequences: minus the mean log likelihood of each dimension of each next z.
-
-        z is sampled anew for each batch, so that M learns the spread of V's posterior instead of one draw from it.
+        z is sampled anew for each batch, so that M learns the spread of V's posterior instead of one draw from it. h and c
+        are set to zero before a step whose frame is an episode's first.
 
         Args:
             mu, logvar: V's posterior of each frame, float [B, T, z_size].
             action: the action taken after each frame, float [B, T, action_size]; the last one leads out of the batch.
             noise: standard normal float32 [B, T, z_size].
+            restart: 1 where a frame is its episode's first, else 0, float [B, T]; None for sequences from single episodes
+                whose first frames are not marked.
+            carried: h and c [B, units] before the first frame; None for zeros.
+
+        Returns:
+            "loss", and for an M with restart its parts "z" and "restart", as scalars; and h and c after the last step.
         """
         z = ConvVAE.sample(tf.cast(mu, tf.float32), tf.cast(logvar, tf.float32), noise)
-        output = self.predict_next(z[:, :-1], tf.cast(action[:, :-1], tf.float32))
-        loss = -tf.reduce_mean(mixture(output, self.mixtures).log_prob(z[:, 1:]))
-        return {"loss": loss}
+        first = tf.zeros(tf.shape(mu)[:2]) if restart is None else tf.cast(restart, tf.float32)
+        h, c = carried or (tf.zeros((tf.shape(mu)[0], self.units)),) * 2
+        x = self._input(z, tf.cast(action, tf.float32), first[..., None])
+        every_h, carried = self.lstm(x[:, :-1], h, c, None if restart is None else first[:, :-1])
+        output, logit = self._output(every_h)
+        z_loss = -tf.reduce_mean(mixture(output, self.mixtures).log_prob(z[:, 1:]))
+        if logit is None:
+            return {"loss": z_loss}, carried
+        target = first[:, 1:]
+        weight = 1.0 + (self.restart_weight - 1.0) * target
+        restart_loss = tf.reduce_mean(weight * tf.nn.sigmoid_cross_entropy_with_logits(target, logit))
+        return {"loss": z_loss + restart_loss, "z": z_loss, "restart": restart_loss}, carried
 
 
 FEATURES = {"z": ("z",), "zh": ("z", "h"), "zc": ("z", "c"), "zch": ("z", "c", "h")}
@@ -172,16 +172,31 @@ def feature_size(names: str, z_size: int, units: int) -> int:
     return sum(z_size if name == "z" else units for name in FEATURES[names])
 
 
-def load_rnn(path: Path, z_size: int, action_size: int, units: int, mixtures: int) -> MDNRNN:
+def make_rnn(task: Task, settings: Settings, dtype: str) -> MDNRNN:
+    """The M that the settings describe, with fresh weights."""
+    rnn = settings.rnn
+    return MDNRNN(
+        settings.vae.z_size, task.action_size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, task.step_reward, dtype
+    )
+
+
+def rnn_meta(task: Task, settings: Settings) -> dict[str, Any]:
+    """What a weights file of M says of its shape."""
+    rnn = settings.rnn
+    shape = {"z_size": settings.vae.z_size, "units": rnn.units, "mixtures": rnn.mixtures, "restart": rnn.restart}
+    return {"model": "rnn", "task": task.name} | shape
+
+
+def load_rnn(path: Path, task: Task, settings: Settings, dtype: str = "float32") -> MDNRNN:
     """An MDNRNN from a weights file.
 
     Raises:
-        UserError: the file is missing, damaged, a pickle, or of another z size or number of units.
+        UserError: the file is missing, damaged, a pickle, or of another z size, number of units and so on than the settings say.
     """
     arrays, meta = load_arrays(path)
-    for key, value in (("z_size", z_size), ("units", units), ("mixtures", mixtures)):
+    for key, value in rnn_meta(task, settings).items():
         if meta.get(key, value) != value:
             raise UserError(f"M in {path} has {key} {meta[key]}, this run needs {value}: take the M of a run that fits")
-    model = MDNRNN(z_size, action_size, units, mixtures)
+    model = make_rnn(task, settings, dtype)
     assign_weights(path, arrays, model)
     return model

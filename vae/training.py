@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,30 @@ from env.settings import UserError
 Step = Callable[..., dict[str, tf.Tensor]]
 
 
-def adam(learning_rate: float) -> keras.optimizers.Adam:
+def adam(learning_rate: float | keras.optimizers.schedules.LearningRateSchedule) -> keras.optimizers.Adam:
     """Adam as TF1 had it: epsilon 1e-8, where Keras' default is 1e-7."""
     return keras.optimizers.Adam(learning_rate, epsilon=1e-8)
 
 
-def save_checkpoint(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, step: int) -> None:
-    """Weights, optimizer state and step count in one npz, atomically."""
-    arrays = {f"model/{i}": np.asarray(v) for i, v in enumerate(model.weights)}
-    arrays |= {f"optimizer/{i}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
+Variables = dict[str, list[Any]]  # what a checkpoint keeps, by kind
+
+
+def save_checkpoint(path: Path, kept: Variables, step: int) -> None:
+    """Variables and step count in one npz, atomically."""
+    arrays = {f"{kind}/{i}": np.asarray(v) for kind, variables in kept.items() for i, v in enumerate(variables)}
     save_arrays(path, arrays, {"step": step})
 
 
-def load_checkpoint(path: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> int:
-    """Restore from `path` and return the step count; 0 when there is no checkpoint yet.
+def load_checkpoint(path: Path, kept: Variables) -> int:
+    """Restore variables from `path` and return the step count; 0 when there is no checkpoint yet.
 
     Raises:
         UserError: the file is damaged.
     """
-    optimizer.build(model.trainable_variables)
     if not path.exists():
         return 0
     arrays, meta = load_arrays(path, "checkpoint")
-    for kind, variables in (("model", model.weights), ("optimizer", optimizer.variables)):
+    for kind, variables in kept.items():
         for i, variable in enumerate(variables):
             variable.assign(arrays[f"{kind}/{i}"])
     return int(meta["step"])
@@ -81,6 +82,7 @@ def train(
     *,
     log_every: int,
     save_every: float = 60.0,
+    carried: Sequence[tf.Variable] = (),
 ) -> dict[str, float]:
     """Train up to `steps` steps, from the checkpoint in `folder` if there is one.
 
@@ -92,12 +94,15 @@ def train(
         steps: total number of training steps.
         log_every: steps whose terms are averaged into a row of the log.
         save_every: seconds between checkpoints.
+        carried: what the step keeps from one batch to the next, to be kept in the checkpoint.
 
     Returns:
         The last row of the log.
     """
     checkpoint = folder / "checkpoint.npz"
-    done = load_checkpoint(checkpoint, model, optimizer)
+    optimizer.build(model.trainable_variables)
+    kept = {"model": list(model.weights), "optimizer": list(optimizer.variables), "carried": list(carried)}
+    done = load_checkpoint(checkpoint, kept)
     log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done)
     sums: dict[str, tf.Tensor] = {}
     count, row = 0, {}
@@ -121,7 +126,7 @@ def train(
         if time.monotonic() - saved > save_every or step == steps:
             # A checkpoint always follows a full row, so that no row of the log covers steps twice.
             if count == 0:
-                save_checkpoint(checkpoint, model, optimizer, step)
+                save_checkpoint(checkpoint, kept, step)
                 saved = time.monotonic()
     bar.close()
     return row
