@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is needed into .venv, once, and runs a task from random driving to a scored agent.
+# Installs what is needed into .venv, once, and runs a task from random play to a scored agent.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -7,10 +7,11 @@ venv="$root/.venv"
 
 usage() {
     cat <<EOF
-usage: bash run.sh carracing [--scale smoke|day|paper] [--run DIR] [flags]   train and score an agent, or go on with it
-       bash run.sh carracing --help                                          every flag
-       bash run.sh setup                                                     install only
-       bash run.sh test [pytest's flags]                                     run the tests
+usage: bash run.sh carracing|doom [--scale smoke|day|paper] [--run DIR] [flags]   train and score an agent, or go on with it
+       bash run.sh doom --temperatures 0.5,1.0,1.15                                evolve a C in dreams at each temperature
+       bash run.sh carracing|doom --help                                           every flag
+       bash run.sh setup                                                           install only
+       bash run.sh test [pytest's flags]                                           run the tests
 EOF
 }
 
@@ -73,7 +74,7 @@ test)
     cd "$root"
     exec "$venv/bin/python" -m pytest "$@"
     ;;
-carracing)
+carracing | doom)
     setup
     exec "$venv/bin/python" "$root/controller/pipeline.py" "$@"
     ;;

@@ -43,7 +43,7 @@ class Agent:
         self.policy = policy
         self._task, self.vae, self.rnn = task, vae, rnn
         self._feature_names, self._max_steps = feature_names, max_steps
-        self._candidates = np.zeros((1, policy.size), np.float32)
+        self.candidates = np.zeros((1, policy.size), np.float32)
         self._params = np.zeros((slots, policy.size), np.float32)
         self._noise = np.zeros((slots, max_steps, vae.z_size), np.float32)
         self._time = np.zeros(slots, np.int64)
@@ -54,10 +54,10 @@ class Agent:
 
     def set_candidates(self, candidates: np.ndarray) -> None:
         """The parameter vectors [n, size] that jobs name by `candidate`."""
-        self._candidates = np.asarray(candidates, np.float32)
+        self.candidates = np.asarray(candidates, np.float32)
 
     def begin(self, slot: int, job: Job) -> None:
-        self._params[slot] = self._candidates[job.candidate]
+        self._params[slot] = self.candidates[job.candidate]
         # All noise of the episode from its own seed: the same whatever the slot, the rank or the neighbours.
         self._noise[slot] = episode_rng(job.seed).standard_normal(self._noise.shape[1:], np.float32)
         self._time[slot] = 0
@@ -67,6 +67,10 @@ class Agent:
         self._state, self._action = self._compiled(frames, noise, self._params, self._time == 0, self._state, self._action)
         self._time += 1
         return self._action.numpy()
+
+    def acted(self, actions: np.ndarray) -> None:
+        """Tell M that other actions [slots, A] were taken than those that `act` answered."""
+        self._action = tf.constant(actions, tf.float32)
 
     def _step(
         self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor

@@ -43,16 +43,16 @@ def rate(work: Callable[[], int], seconds: float = 1.5) -> float:
 
 
 def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
-    """Steps a second on one core: recording, the agent's whole loop, and scoring with gymnasium's drawing."""
+    """Steps a second on one core: recording, the evolution of C in the real world or in dreams, and scoring."""
     limit_threads()
     from controller.agent import make_agent
-    from controller.random_policy import RandomPolicy
+    from controller.random_policy import random_player
     from controller.rollout import Job, Worlds, rollout
-    from rnn.rnn import MDNRNN
+    from rnn.rnn import make_rnn
     from vae.vae import ConvVAE
 
     vae = ConvVAE(settings.vae.z_size, dtype=settings.controller.dtype)
-    rnn = MDNRNN(settings.vae.z_size, task.action_size, settings.rnn.units, settings.rnn.mixtures)
+    rnn = make_rnn(task, settings, "float32")
     world = replace(settings.world, max_steps=PROBE_STEPS)
     agent = make_agent(task, replace(settings, world=world), vae, rnn)
 
@@ -61,11 +61,29 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
         return sum(result.length for result in rollout(worlds, player, jobs))
 
     own, scoring = (Worlds(task, replace(world, render=render)) for render in (settings.world.render, settings.evaluate.render))
-    return {
-        "extract": rate(lambda: steps(own, RandomPolicy(task, settings.vae.z_size))),
-        "controller": rate(lambda: steps(own, agent)),
-        "evaluate": rate(lambda: steps(scoring, agent)),
-    }
+    policy = settings.extract.policy
+    recorder = random_player("hold" if policy == "controller" else policy, task, settings.vae.z_size)
+    rates = {"extract": rate(lambda: steps(own, recorder)), "evaluate": rate(lambda: steps(scoring, agent))}
+    in_dream = settings.controller.world == "dream"
+    rates["controller"] = measure_dream(task, settings) if in_dream else rate(lambda: steps(own, agent))
+    return rates
+
+
+def measure_dream(task: Task, settings: Settings) -> float:
+    """Dreamt steps a second on one core."""
+    from controller.agent import make_policy
+    from controller.rollout import Job
+    from controller.simulate import dream_lanes
+    from rnn.dream import Beginnings
+    from rnn.rnn import make_rnn
+
+    settings = replace(settings, controller=replace(settings.controller, dream_steps=50))
+    c, rnn = settings.controller, make_rnn(task, settings, settings.controller.dtype)
+    rnn.output_layer.bias.assign(rnn.output_layer.bias - 10.0)  # an untrained M would have the agent die at once
+    beginnings = Beginnings(np.random.default_rng(0).standard_normal((10, rnn.z_size)), np.zeros((10, rnn.z_size)))
+    lanes, jobs = dream_lanes(task, settings, rnn, beginnings), [Job(i, 0, i) for i in range(c.lanes)]
+    candidate = np.zeros((1, make_policy(task, settings).size))
+    return rate(lambda: sum(result.length for result in lanes.play(candidate, jobs)))
 
 
 def measure_training(task: Task, settings: Settings) -> dict[str, float]:
@@ -75,7 +93,8 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     start_tensorflow()
     import tensorflow as tf
 
-    from rnn.rnn import MDNRNN
+    from rnn.rnn import make_rnn
+    from rnn.train import make_carried, make_optimizer
     from rnn.train import make_step as rnn_step
     from vae.train import make_step as vae_step
     from vae.training import adam
@@ -91,12 +110,13 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     seed = tf.constant([0, 0])
 
     sequences, length = min(settings.rnn.batch, 20), 100
+    probe = replace(settings.rnn, batch=sequences)
     latents = tf.constant(rng.standard_normal((sequences, length, z_size)), tf.float16)
     actions = tf.zeros((sequences, length, task.action_size))
-    rnn = MDNRNN(z_size, task.action_size, settings.rnn.units, settings.rnn.mixtures)
-    rnn_optimizer = adam(settings.rnn.learning_rate)
+    restart, fresh = tf.zeros((sequences, length)), tf.constant(True)
+    rnn, rnn_optimizer = make_rnn(task, settings, settings.rnn.dtype), make_optimizer(probe)
     rnn_optimizer.build(rnn.trainable_variables)
-    train_m = rnn_step(rnn, rnn_optimizer, settings.rnn.grad_clip)
+    train_m = rnn_step(rnn, rnn_optimizer, probe, make_carried(probe))
 
     def count(units: int, terms: object) -> int:
         tf.nest.map_structure(lambda t: t.numpy(), terms)
@@ -106,25 +126,27 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
         STARTUP: time.monotonic() - started,
         "vae": rate(lambda: count(batch, train_v(frames, seed))),
         "encode": rate(lambda: count(batch, encode(frames))),
-        "rnn": rate(lambda: count(sequences * length, train_m(latents, latents * 0, actions, seed))),
+        "rnn": rate(lambda: count(sequences * length, train_m(latents, latents * 0, actions, restart, fresh, seed))),
     }
 
 
-def amounts(settings: Settings) -> dict[str, float]:
+def amounts(task: Task, settings: Settings) -> dict[str, float]:
     """Each stage's whole work: steps, frames or time steps."""
-    frames = settings.extract.episodes * settings.world.max_steps
+    recorded = min(task.recorded_steps, settings.world.max_steps)
+    frames = settings.extract.episodes * recorded
     vae_frames = frames * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
-    c, most = settings.controller, settings.world.max_steps
+    c, played = settings.controller, min(task.played_steps, settings.world.max_steps)
+    evolved = min(task.played_steps, c.dream_steps) if c.world == "dream" else played
     scorings = -(-c.generations // c.eval_every)
     return {
         "extract": frames,
         "vae": vae_frames,
         "encode": frames,
-        "rnn": settings.rnn.steps * settings.rnn.batch * (settings.rnn.window or most),
-        "controller": (c.generations * c.population * c.episodes + scorings * c.eval_episodes) * most,
-        "evaluate": settings.evaluate.episodes * most,
+        "rnn": settings.rnn.steps * settings.rnn.batch * (settings.rnn.window or recorded),
+        "controller": (c.generations * c.population * c.episodes + scorings * c.eval_episodes) * evolved,
+        "evaluate": settings.evaluate.episodes * played,
     }
 
 
@@ -136,10 +158,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days"
 
 
-def stage_seconds(rates: dict[str, float], settings: Settings, ranks: int) -> dict[str, float]:
+def stage_seconds(rates: dict[str, float], task: Task, settings: Settings, ranks: int) -> dict[str, float]:
     """Seconds of each stage with `ranks` processes, one a core, where a stage is shared by ranks."""
     shared, ranks = {"extract", "controller", "evaluate"}, min(ranks, available_cores())
-    return {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(settings).items()}
+    return {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(task, settings).items()}
 
 
 def measure(arguments: list[str]) -> dict[str, float]:
@@ -160,8 +182,8 @@ def measure(arguments: list[str]) -> dict[str, float]:
 
 def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int, stages: Sequence[str] = STAGES) -> str:
     """What will run, how long each of the waiting `stages` takes here, and how long the other scales would take."""
-    work = amounts(settings)
-    seconds = {name: value for name, value in stage_seconds(rates, settings, ranks).items() if name in stages}
+    work = amounts(task, settings)
+    seconds = {name: value for name, value in stage_seconds(rates, task, settings, ranks).items() if name in stages}
     units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
     lines = [f"{task.title} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
     for name, value in seconds.items():
@@ -170,7 +192,7 @@ def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int
     whole = duration(sum(seconds.values()) + startup)
     lines.append(f"  in all, with {duration(startup)} for starting the stages and for the report: {whole}")
     for scale in SCALES[: SCALES.index(settings.scale)]:
-        smaller = sum(stage_seconds(rates, task.scales[scale], ranks).values()) + startup
+        smaller = sum(stage_seconds(rates, task, task.scales[scale], ranks).values()) + startup
         lines.append(f"  a smaller one: --scale {scale}, {duration(smaller)}")
     return "\n".join(lines)
 

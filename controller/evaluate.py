@@ -2,6 +2,7 @@
 
     python controller/evaluate.py carracing
     python controller/evaluate.py carracing --episodes 100 --run runs/carracing --json scores.json
+    python controller/evaluate.py doom --policy uniform
     mpirun -np 8 python controller/evaluate.py carracing --render fast --weights my_controller.npz
     python controller/evaluate.py carracing --original path/to/WorldModelsExperiments/carracing
 
@@ -22,13 +23,14 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from controller.paper import row_for
 from controller.parallel import Ranks, run_ranks
-from controller.weights import controller_path, fingerprint
+from controller.scores import mean_and_std, score_table, summarise
+from controller.weights import controller_path, fingerprint, shipped
 from env.command import parser, progress, resolve
 from env.compute import limit_threads
 from env.files import JsonlLog, read_jsonl, write_json
@@ -37,8 +39,9 @@ from env.settings import UserError
 from env.tasks import Settings, Task
 
 if TYPE_CHECKING:
-    from controller.agent import Agent
+    from controller.rollout import Player
 
+RANDOM = ("random", "hold", "uniform")
 EVALUATION = 3  # keeps these episodes' seeds apart from all that anything was trained on
 
 
@@ -46,37 +49,64 @@ def add_arguments(new: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags that only this command has."""
     new.add_argument("--weights", type=Path, metavar="FILE", help="score this C (an .npz like RUN/controller/best.npz)")
     new.add_argument("--original", type=Path, metavar="DIR", help="score the authors' released weights in DIR")
+    new.add_argument("--policy", choices=RANDOM, help="score a random policy instead of an agent, see controller/random_policy.py")
     new.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     return new
 
 
-def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Settings) -> tuple[Agent, Settings, str]:
-    """The agent to score, the settings that it plays with, and where it came from."""
-    from controller.agent import load_agent, make_agent
+class Scored(NamedTuple):
+    """Who is scored.
 
-    world = dataclasses.replace(settings.world, render=settings.evaluate.render)
-    settings = dataclasses.replace(settings, world=world)
-    if parsed.original is None:
-        weights = controller_path(task, run, parsed.run is not None, parsed.weights)
-        agent, settings = load_agent(task, settings, run, weights)
-        inside = weights.resolve().is_relative_to(REPOSITORY)
-        return agent, settings, str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
-    from controller.original import load_original_controller, load_original_rnn, load_original_vae
-    from rnn.rnn import MDNRNN
+    Attributes:
+        player: plays the real world.
+        settings: with which it plays.
+        source: where it came from.
+        models: the run of its V and M, None for the shipped ones, where it can be scored in its dream, too.
+        params: C's parameters then, float32 [size], or None.
+    """
+
+    player: Player
+    settings: Settings
+    source: str
+    models: Path | None = None
+    params: np.ndarray | None = None
+
+
+def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Settings) -> Scored:
+    """The agent or the random policy to score."""
+    settings = dataclasses.replace(settings, world=dataclasses.replace(settings.world, render=settings.evaluate.render))
+    if parsed.policy:
+        from controller.random_policy import random_player
+
+        return Scored(random_player(parsed.policy, task, settings.vae.z_size), settings, f"{parsed.policy} policy")
+    if parsed.original:
+        return original_agent(parsed.original, task, settings)
+    from controller.agent import load_agent
+
+    weights = controller_path(task, run, parsed.run is not None, parsed.weights)
+    agent, settings = load_agent(task, settings, run, weights)
+    inside = weights.resolve().is_relative_to(REPOSITORY)
+    source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
+    return Scored(agent, settings, source, None if weights == shipped("controller", task) else run, agent.candidates[0])
+
+
+def original_agent(folder: Path, task: Task, settings: Settings) -> Scored:
+    """The authors' agent, with their frame processing."""
+    from controller.agent import make_agent
+    from controller.original import load_original_controller, load_original_rnn, load_original_vae, original_paths
+    from rnn.rnn import make_rnn
     from vae.vae import ConvVAE
 
-    paper = task.scales["paper"]
-    settings = dataclasses.replace(
-        paper, seed=settings.seed, evaluate=settings.evaluate, world=dataclasses.replace(world, frames="original")
-    )
-    vae = ConvVAE(paper.vae.z_size)
-    rnn = MDNRNN(paper.vae.z_size, task.action_size, paper.rnn.units, paper.rnn.mixtures)
+    paper, world = task.scales["paper"], dataclasses.replace(settings.world, frames="original")
+    settings = dataclasses.replace(paper, seed=settings.seed, evaluate=settings.evaluate, world=world)
+    vae, rnn = ConvVAE(paper.vae.z_size), make_rnn(task, settings, "float32")
     agent = make_agent(task, settings, vae, rnn)
-    params = load_original_controller(parsed.original / "log", agent.policy.size)
-    load_original_rnn(parsed.original / "rnn" / "rnn.json", rnn)
-    load_original_vae(parsed.original / "vae" / "vae.json", vae)
+    params = load_original_controller(folder / "log", agent.policy.size)
+    paths = original_paths(folder)
+    load_original_rnn(paths.rnn, rnn)
+    load_original_vae(paths.vae, vae)
     agent.set_candidates(params[None])
-    return agent, settings, str(parsed.original)
+    return Scored(agent, settings, str(folder))
 
 
 def played_before(stage: Stage, controller: str) -> dict[int, dict[str, Any]]:
@@ -92,7 +122,7 @@ def played_before(stage: Stage, controller: str) -> dict[int, dict[str, Any]]:
     return kept
 
 
-def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stage: Stage | None) -> list[dict[str, Any]]:
+def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Player, stage: Stage | None) -> list[dict[str, Any]]:
     """Play the episodes that are not in the stage's log yet.
 
     Args:
@@ -136,10 +166,28 @@ def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Agent, stag
     return [done[i] for i in range(count)] if ranks.first else []
 
 
+def score_dream(ranks: Ranks, task: Task, scored: Scored) -> dict[str, Any] | None:
+    """The agent's score in M's dream, summarised; None where the settings ask for none."""
+    count = scored.settings.evaluate.dream_episodes
+    if not count or scored.params is None:
+        return None
+    from controller.rollout import Job, episode_seed
+    from controller.simulate import dream_simulator
+
+    seeds = [episode_seed(scored.settings.seed, EVALUATION, i) for i in range(count)]
+    jobs, table = [Job(i, 0, seed) for i, seed in enumerate(seeds)], np.zeros((count, 2))
+    simulate = dream_simulator(task, scored.settings, scored.models)
+    for result in simulate(scored.params[None], ranks.share(jobs)):
+        table[result.job.index] = result.score, result.length
+    table = ranks.total(table)
+    summary = summarise(table[:, 0], table[:, 1].astype(int), np.array(seeds))
+    return {"temperature": scored.settings.controller.temperature, "steps": scored.settings.controller.dream_steps} | summary
+
+
 def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
     """Whether this is the run's own scoring, kept in its folder: of its own agent, with just the settings of the run."""
     saved = saved_settings(path)
-    if saved is None or parsed.original or parsed.weights or not (path / "controller" / "best.npz").exists():
+    if saved is None or parsed.original or parsed.weights or parsed.policy or not (path / "controller" / "best.npz").exists():
         return False
     return saved == settings
 
@@ -155,23 +203,29 @@ def open_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> Run 
         return None
 
 
-def report_scores(task: Task, settings: Settings, rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
+def report_scores(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: dict[str, Any] | None) -> dict[str, Any]:
     """Summarise the rows, print the score and the paper's table, and return the JSON."""
-    from controller.scores import score_table, summarise
-
+    settings, c = scored.settings, scored.settings.controller
     returns, lengths, seeds = (np.array([row[key] for row in rows]) for key in ("return", "length", "seed"))
-    c, paper = settings.controller, row_for(task.name, settings.controller.features, settings.controller.hidden)
-    scores: dict[str, Any] = {"task": task.name, "agent": source, "render": settings.world.render, "frames": settings.world.frames}
+    paper = row_for(task.name, c)
+    scores: dict[str, Any] = {"task": task.name, "agent": scored.source, "render": settings.world.render, "frames": settings.world.frames}
     scores |= {"max_steps": settings.world.max_steps, "features": c.features, "hidden": c.hidden, "seed": settings.seed}
     scores |= summarise(returns, lengths, seeds)
     scores["paper"] = dataclasses.asdict(paper)
-    print(score_table(f"ours, {source}", task.name, paper, scores))
-    drawing = "gymnasium's own drawing" if settings.world.render == "official" else "our drawing"
+    if dream:
+        scores["dream"] = dream
+    print(score_table(f"ours, {scored.source}", task.name, paper, scores))
     low, high = scores["ci95"]
     print(
-        f"\n{task.title}, {len(rows)} episodes, {drawing}: {scores['mean']:.1f} ± {scores['std']:.1f} "
+        f"\n{task.title}, {len(rows)} episodes, {settings.world.render} drawing: {mean_and_std(scores)} "
         f"(95% interval {low:.1f} .. {high:.1f}); paper, {paper.method}: {paper.mean:g} ± {paper.std:g}"
     )
+    if dream:
+        low, high = dream["ci95"]
+        print(
+            f"in M's dream at temperature {dream['temperature']:g}, {dream['episodes']} episodes: {mean_and_std(dream)} "
+            f"(95% interval {low:.1f} .. {high:.1f})"
+        )
     return scores
 
 
@@ -179,21 +233,24 @@ def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, s
     """Score the agent that the flags name, on all ranks."""
     if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):
         raise UserError(f"--json {parsed.json} cannot be written: name a file in a folder that is there and yours")
-    if parsed.original and parsed.weights:
-        raise UserError("--original brings its own controller: leave --weights out")
-    if parsed.original is None:
+    if sum(map(bool, (parsed.original, parsed.weights, parsed.policy))) > 1:
+        raise UserError("--original, --weights and --policy each name who plays: give one of them")
+    if parsed.original is None and parsed.policy is None:
         controller_path(task, path, parsed.run is not None, parsed.weights)  # fail before TensorFlow starts
     run = ranks.on_first(lambda: open_own(parsed, path, settings))
     stage = run.stage("evaluate") if run else None
-    limit_threads()
-    agent, settings, source = build_agent(parsed, task, path, settings)
-    rows = score_agent(ranks, task, settings, agent, stage)
+    limit_threads(tensorflow=parsed.policy is None)
+    scored = build_agent(parsed, task, path, settings)
+    rows = score_agent(ranks, task, scored.settings, scored.player, stage)
+    dream = score_dream(ranks, task, scored)
     if not ranks.first:
         return
-    scores = report_scores(task, settings, rows, source)
+    scores = report_scores(task, scored, rows, dream)
     if stage:
         write_json(stage.dir / "scores.json", scores)
         summary = {key: scores[key] for key in ("episodes", "mean", "std", "ci95", "render")}
+        if dream:
+            summary |= {"dream_mean": dream["mean"], "dream_std": dream["std"]}
         stage.finish(summary | {"controller": rows[0]["controller"]})
     if parsed.json:
         write_json(parsed.json, scores)

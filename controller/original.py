@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,11 +68,28 @@ def load_original_vae(path: Path, model: ConvVAE) -> None:
     _assign(path, [(f"{name} {part}", getattr(layers[name], part)) for name in VAE_LAYERS for part in ("kernel", "bias")])
 
 
+class OriginalPaths(NamedTuple):
+    """The files of V and M in a folder of theirs."""
+
+    vae: Path
+    rnn: Path
+
+
+def original_paths(folder: Path) -> OriginalPaths:
+    """Their carracing keeps vae/vae.json and rnn/rnn.json, their doomrnn both in tf_models/."""
+    together = folder / "tf_models"
+    if together.is_dir():
+        return OriginalPaths(together / "vae.json", together / "rnn.json")
+    return OriginalPaths(folder / "vae" / "vae.json", folder / "rnn" / "rnn.json")
+
+
 def load_original_rnn(path: Path, model: MDNRNN) -> None:
     """Set M's weights from the authors' rnn.json. Raises UserError, see `_assign`."""
     output, lstm = model.output_layer, model.lstm
-    named = [("output kernel", output.kernel), ("output bias", output.bias), ("LSTM kernel", lstm.kernel), ("LSTM bias", lstm.bias)]
-    _assign(path, named)
+    _assign(
+        path,
+        [("output kernel", output.kernel), ("output bias", output.bias), ("LSTM kernel", lstm.kernel), ("LSTM bias", lstm.bias)],
+    )
 
 
 def load_original_controller(folder: Path, size: int) -> np.ndarray:

@@ -32,15 +32,24 @@ def summarise(returns: np.ndarray, lengths: np.ndarray, seeds: np.ndarray) -> di
     }
 
 
+def mean_and_std(scores: dict[str, Any]) -> str:
+    """'842.4 ± 94.0' of a scoring by `summarise`."""
+    return f"{scores['mean']:.1f} ± {scores['std']:.1f}"
+
+
 def score_table(title: str, task: str, row: Published, scores: dict[str, Any]) -> str:
-    """A Markdown table: ours, and all published scores of the task, the comparable one in bold."""
+    """A Markdown table: ours, and all published scores of the task, the comparable one in bold; with a column for dreams
+    where the paper has them."""
     low, high = scores["ci95"]
+    dreams = any(other.dream for other in SCORES[task])
+    dream = f" {mean_and_std(scores['dream']) if scores.get('dream') else ''} |" if dreams else ""
     lines = [
-        "| agent | score (mean ± std) | 95% interval of the mean | episodes | source |",
-        "|---|---|---|---|---|",
-        f"| **{title}** | **{scores['mean']:.1f} ± {scores['std']:.1f}** | {low:.1f} .. {high:.1f} | {scores['episodes']} | this run |",
+        "| agent |" + (" dream score |" if dreams else "") + " score (mean ± std) | 95% interval of the mean | episodes | source |",
+        "|---|---|---|---|---|" + ("---|" if dreams else ""),
+        f"| **{title}** |{dream} **{mean_and_std(scores)}** | {low:.1f} .. {high:.1f} | {scores['episodes']} | this run |",
     ]
     for other in SCORES[task]:
         mark = "**" if other == row else ""
-        lines.append(f"| {mark}{other.method}{mark} | {mark}{other.mean:g} ± {other.std:g}{mark} | | 100 | {other.source} |")
+        dream = f" {f'{other.dream[0]:g} ± {other.dream[1]:g}' if other.dream else ''} |" if dreams else ""
+        lines.append(f"| {mark}{other.method}{mark} |{dream} {mark}{other.mean:g} ± {other.std:g}{mark} | | 100 | {other.source} |")
     return "\n".join(lines)

@@ -2,8 +2,9 @@
 
     python controller/ship.py carracing --run runs/carracing-day
 
-Writes vae/TASK.npz, rnn/TASK.npz and controller/TASK.npz, and beside each the training's log and pictures; the run's settings
-go to controller/TASK.settings.json. Weights are kept in half precision: score the agent again after shipping it.
+Writes vae/TASK.npz, rnn/TASK.npz and controller/TASK.npz, beside each the training's log and pictures, vae/TASK.initial.npz (first
+frames, from which dreams start) and controller/TASK.settings.json.
+Weights are kept in half precision: score the agent again after shipping it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import shutil
 
 import numpy as np
 
-from controller.weights import shipped
+from controller.weights import model_paths, shipped
 from env.command import parser, resolve, run_command
 from env.files import load_arrays, save_arrays, write_json
 from env.settings import UserError
@@ -46,7 +47,9 @@ def main() -> None:
         save_arrays(target, arrays, meta, compress=9)
         shutil.copyfile(run / floor / "log.jsonl", target.with_suffix(".log.jsonl"))
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
-    pictures = (("vae", "reconstructions", ".png"), ("controller", "drive", ".png"), ("controller", "controller", ".curve.png"))
+    initial, _ = load_arrays(run / "encode" / "initial.npz")
+    save_arrays(model_paths(task, None).initial, {key: np.float16(array) for key, array in initial.items()}, compress=9)
+    pictures = (("vae", "reconstructions", ".png"), ("controller", "agent", ".png"), ("controller", "controller", ".curve.png"))
     for floor, picture, suffix in pictures:
         shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task).with_suffix(suffix))
     write_json(shipped("controller", task).with_suffix(".settings.json"), settings.to_dict())

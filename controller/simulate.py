@@ -16,7 +16,7 @@ from controller.rollout import Job, Worlds, rollout
 from controller.weights import model_paths
 from env.tasks import Settings, Task
 from rnn.dream import Beginnings, Dream, DreamLanes
-from rnn.rnn import load_rnn
+from rnn.rnn import MDNRNN, load_rnn
 from vae.vae import load_vae
 
 
@@ -43,21 +43,25 @@ def real_simulator(task: Task, settings: Settings, run: Path | None) -> Simulato
     return simulate
 
 
+def dream_lanes(task: Task, settings: Settings, rnn: MDNRNN, beginnings: Beginnings) -> DreamLanes:
+    """Lanes of the dreams of `rnn`, acted in by the settings' C."""
+    c, policy = settings.controller, make_policy(task, settings)
+
+    def act(params: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        return to_action(task, policy.act(params, features), tf.clip_by_value)
+
+    return DreamLanes(rnn, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes)
+
+
 def dream_simulator(task: Task, settings: Settings, run: Path | None) -> Simulator:
     """Dreams with M by `model_paths`, at the settings' temperature.
 
     Raises:
         UserError: as `model_paths`, weights that do not fit the settings, or no first frames to start from.
     """
-    paths, c = model_paths(task, run), settings.controller
-    rnn = load_rnn(paths.rnn, task, settings, c.dtype)
-    policy = make_policy(task, settings)
-
-    def act(params: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-        return to_action(task, policy.act(params, features), tf.clip_by_value)
-
-    beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
-    return DreamLanes(rnn, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes).play
+    paths = model_paths(task, run)
+    rnn = load_rnn(paths.rnn, task, settings, settings.controller.dtype)
+    return dream_lanes(task, settings, rnn, Beginnings.load(paths.initial, settings.vae.z_size)).play
 
 
 def make_simulator(task: Task, settings: Settings, run: Path | None) -> Simulator:

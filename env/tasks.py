@@ -113,9 +113,8 @@ class Evaluate:
     """Scoring the agent (paper 3.2: 100 episodes)."""
 
     episodes: int = setting(100, "episodes to play", low=1, resumable=True)
-    render: str = setting(
-        "official", "who draws the frames that the agent sees: gymnasium, or our own drawing", choices=("fast", "official")
-    )
+    render: str = setting("official", "who draws the frames that the agent sees, see --render of training", choices=("fast", "official"))
+    dream_episodes: int = setting(0, "episodes to play in M's dream as well, at the temperature of training", low=0)
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,11 @@ class Settings:
         check(self, "run")
         for name in SECTIONS:
             check(getattr(self, name), name)
+        if self.controller.world == "dream" and not (get_task(self.task).step_reward and self.rnn.restart):
+            raise UserError(
+                "controller.world is dream, but this M dreams of no reward or no end: give --controller-world real, or a task and rnn.restart"
+                " that have them"
+            )
         if self.rnn.sequences == "stream" and not self.rnn.window:
             raise UserError("rnn.window is 0, but sequences of a stream have no end of their own: give a window, such as 500")
         if self.rnn.window == 1:
@@ -211,6 +215,10 @@ class Task:
         action_scale, action_offset, action_low, action_high: C's tanh outputs y become the action
             clip(y * scale + offset, low, high), element by element. M is fed the same action.
         step_reward: what the world pays for each step, if it pays for nothing else; 0 where M's dream has no reward of its own.
+        keys: keyboard key -> the action that it stands for when a person plays; those of several keys are added up.
+        frame_rate: steps a second when a person plays.
+        recorded_steps, played_steps: how long an episode of the random policy and one of a trained agent is on average, from
+            which a run's duration is estimated.
         scales: scale name -> Settings.
     """
 
@@ -223,6 +231,10 @@ class Task:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     step_reward: float
+    keys: tuple[tuple[str, tuple[float, ...]], ...]
+    frame_rate: int
+    recorded_steps: int
+    played_steps: int
     scales: dict[str, Settings]
 
     @property
@@ -262,6 +274,10 @@ CARRACING = Task(
     action_low=(-1.0, 0.0, 0.0),
     action_high=(1.0, 1.0, 1.0),
     step_reward=0.0,
+    keys=(("left", (-1.0, 0.0, 0.0)), ("right", (1.0, 0.0, 0.0)), ("up", (0.0, 1.0, 0.0)), ("down", (0.0, 0.0, 0.8))),
+    frame_rate=50,
+    recorded_steps=1000,
+    played_steps=1000,
     scales={"smoke": _CARRACING_SMOKE, "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
 
@@ -272,6 +288,7 @@ _DOOM_PAPER = Settings(
     vae=Vae(z_size=64),
     rnn=Rnn(units=512, sequences="stream", window=500, restart=True, min_learning_rate=1e-5, decay=0.99999, steps=24400),
     controller=Controller(world="dream", temperature=1.15, dream_steps=2100, features="zch", bias=False),
+    evaluate=Evaluate(dream_episodes=100),
 )
 _DOOM_DAY = replace(
     _DOOM_PAPER,
@@ -300,7 +317,7 @@ _DOOM_SMOKE = replace(
         lanes=4,
         slots=2,
     ),
-    evaluate=Evaluate(episodes=4),
+    evaluate=Evaluate(episodes=4, dream_episodes=4),
 )
 
 DOOM = Task(
@@ -314,6 +331,10 @@ DOOM = Task(
     action_low=(-1.0,),
     action_high=(1.0,),
     step_reward=1.0,
+    keys=(("left", (-1.0,)), ("right", (1.0,))),
+    frame_rate=35,
+    recorded_steps=310,
+    played_steps=800,
     scales={"smoke": _DOOM_SMOKE, "day": _DOOM_DAY, "paper": _DOOM_PAPER},
 )
 
