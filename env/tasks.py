@@ -80,7 +80,7 @@ class Rnn:
     restart: bool = setting(False, "whether M is told of an episode's first frame, and predicts the next one: the agent's death")
     restart_weight: float = setting(10.0, "weight of the rare restarts in their loss", low=0)
     min_learning_rate: float = setting(1e-3, "the learning rate falls towards this", low=0)
-    decay: float = setting(1.0, "by which factor it falls at each step", low=0, high=1)
+    decay: float = setting(1.0, "by which factor it falls at each step", low=1e-6, high=1)
     steps: int = setting(4000, "training steps", low=1, resumable=True)
     dtype: str = setting("float32", "compute type of M's products; weights stay float32", choices=("float32", "mixed_bfloat16"))
 

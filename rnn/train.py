@@ -14,6 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def make_optimizer(rnn: Rnn) -> keras.Optimizer:
 
     class Falling(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step: tf.Tensor) -> tf.Tensor:
-            fall = keras.ops.power(rnn.decay, keras.ops.cast(step, "float32"))
+            fall = keras.ops.exp(math.log(rnn.decay) * keras.ops.cast(step, "float32"))  # 0.99999 itself is no float32
             return rnn.min_learning_rate + (rnn.learning_rate - rnn.min_learning_rate) * fall
 
     return adam(rnn.learning_rate if rnn.decay == 1 else Falling())

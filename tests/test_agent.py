@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from controller.agent import Agent, make_policy
-from controller.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters
+from controller.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters, random_player
 from controller.rollout import Job, Worlds, episode_rng, episode_seed, make_world, rollout
-from rnn.rnn import MDNRNN
+from env.tasks import get_task
+from rnn.rnn import MDNRNN, make_rnn
 from vae.vae import ConvVAE
 
 STEPS = 25
@@ -179,3 +180,65 @@ def test_random_weights_are_cauchy_with_a_scale_of_their_own():
     for params, scale in draws:
         # Half of a standard Cauchy's draws lie within one scale of zero.
         assert np.mean(np.abs(params) < scale) == pytest.approx(0.5, abs=0.06)
+
+
+def test_dooms_loop_is_the_papers():
+    """Step by step in numpy: z sampled, C on [z, c, h] without bias, M fed z, the raw tanh and restart = 1 at the first step only."""
+    doom = get_task("doom")
+    settings = dataclasses.replace(doom.scales["smoke"], world=dataclasses.replace(doom.scales["smoke"].world, max_steps=20))
+    keras.utils.set_random_seed(3)
+    vae, rnn = ConvVAE(64), make_rnn(doom, settings, "float32")
+    policy = make_policy(doom, settings)
+    assert policy.size == 1088
+    params = np.random.default_rng(0).standard_normal((1, policy.size)) * 0.5
+    agent = Agent(doom, vae, rnn, policy, settings.controller.features, 2, 20)
+    agent.set_candidates(params)
+    worlds = Worlds(doom, settings.world)
+    [result] = rollout(worlds, agent, [Job(0, 0, 4)], record=True)
+    worlds.close()
+    kernel, bias = rnn.lstm.kernel.numpy(), rnn.lstm.bias.numpy()
+    noise = episode_rng(4).standard_normal((20, 64), np.float32)
+    h, c = np.zeros(512), np.zeros(512)
+    for t in range(result.length):
+        mu, logvar = (x.numpy()[0] for x in vae.encode(result.episode["obs"][t][None]))
+        z = mu + np.exp(logvar / 2) * noise[t]
+        y = np.tanh(np.concatenate([z, c, h]) @ params[0])
+        np.testing.assert_allclose(result.episode["action"][t], [y], atol=2e-4)
+        x = np.concatenate([z, result.episode["action"][t], [t == 0], h])
+        i, j, f, o = np.split(x @ kernel + bias, 4)
+        c = c * sigmoid(f + 1) + sigmoid(i) * np.tanh(j)
+        h = np.tanh(c) * sigmoid(o)
+
+
+def test_an_agent_told_of_another_action_goes_on_from_there(task, settings, models, candidates):
+    """Whoever takes over with the keyboard is in M's memory, too."""
+    frames = np.full((1, 64, 64, 3), 100, np.uint8)
+    actions = []
+    for told in (None, [[0.9, 1.0, 0.0]]):
+        agent = make_agent(task, settings, models, candidates, 1)
+        agent.begin(0, Job(0, 0, 1))
+        agent.act(frames)
+        if told:
+            agent.acted(np.array(told, np.float32))
+        actions.append(agent.act(frames))
+    assert np.abs(actions[0] - actions[1]).max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["hold", "uniform"])
+def test_random_policies_hold_their_actions_as_named(name):
+    doom = get_task("doom")
+    player, actions = random_player(name, doom, 64), []
+    for seed in range(40):
+        player.begin(0, Job(0, 0, seed))
+        actions.append([float(player.act(np.zeros((1, 64, 64, 3), np.uint8))[0, 0]) for _ in range(200)])
+    actions = np.array(actions)
+    assert actions.min() < -0.98 and actions.max() > 0.98
+    assert abs(actions.mean()) < 0.1
+    changes = np.diff(actions, axis=1) != 0
+    if name == "uniform":
+        assert changes.all()
+        return
+    runs = np.diff(np.flatnonzero(changes[0]))
+    assert 1 <= runs.min() and runs.max() <= 10
+    assert 0.2 < changes.mean() < 0.4
+    assert (actions[0] != actions[1]).any()

@@ -26,6 +26,7 @@ COMMANDS = [
     "controller/report.py",
     "controller/estimate.py",
     "controller/ship.py",
+    "controller/play.py",
 ]
 
 
@@ -109,4 +110,4 @@ def test_run_sh_usage_from_any_directory(tmp_path):
     for words in ([], ["mario"], ["setup", "twice"]):
         result = subprocess.run(["bash", str(ROOT / "run.sh"), *words], capture_output=True, text=True, cwd=tmp_path, check=False)
         assert result.returncode == 2
-        assert "usage: bash run.sh carracing" in result.stderr
+        assert "usage: bash run.sh carracing|doom" in result.stderr

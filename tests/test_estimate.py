@@ -10,7 +10,7 @@ from controller.estimate import amounts, describe, duration, stage_seconds
 
 
 def test_amounts_of_the_papers_run(task):
-    work = amounts(task.scales["paper"])
+    work = amounts(task, task.scales["paper"])
     assert work["extract"] == work["encode"] == 10_000_000
     assert work["vae"] == 100_000_000
     assert work["rnn"] == 4000 * 100 * 1000
@@ -21,20 +21,20 @@ def test_amounts_of_the_papers_run(task):
 def test_a_limit_of_steps_bounds_vs_work(task):
     paper = task.scales["paper"]
     limited = dataclasses.replace(paper, vae=dataclasses.replace(paper.vae, limit_steps=50))
-    assert amounts(limited)["vae"] == 5000
+    assert amounts(task, limited)["vae"] == 5000
 
 
 def test_ranks_share_what_is_played_as_far_as_there_are_cores(task, monkeypatch):
     monkeypatch.setattr("controller.estimate.available_cores", lambda: 4)
-    rates = dict.fromkeys(amounts(task.scales["paper"]), 100.0)
-    one, four = (stage_seconds(rates, task.scales["paper"], ranks) for ranks in (1, 4))
-    assert stage_seconds(rates, task.scales["paper"], 64) == four
+    rates = dict.fromkeys(amounts(task, task.scales["paper"]), 100.0)
+    one, four = (stage_seconds(rates, task, task.scales["paper"], ranks) for ranks in (1, 4))
+    assert stage_seconds(rates, task, task.scales["paper"], 64) == four
     assert one["controller"] == pytest.approx(4 * four["controller"])
     assert one["vae"] == four["vae"]
 
 
 def test_the_estimate_names_the_smaller_scales(task):
-    rates = dict.fromkeys(amounts(task.scales["paper"]), 1000.0) | {"startup": 5.0}
+    rates = dict.fromkeys(amounts(task, task.scales["paper"]), 1000.0) | {"startup": 5.0}
     text = describe(task, task.scales["paper"], rates, ranks=2)
     assert "--scale smoke" in text
     assert "--scale day" in text

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from controller.paper import ORIGINAL_CURVE, SCORES, row_for
 from controller.scores import bootstrap_interval, score_table, summarise
+from controller.temperatures import parse_temperatures, temperature_table
+from env.settings import UserError
+from env.tasks import Controller, get_task
 
 
 def test_interval_covers_the_mean_at_its_rate():
@@ -37,11 +42,42 @@ def test_summary_holds_every_return():
 
 
 def test_the_papers_rows():
-    full = row_for("carracing", "zh", 0)
+    full = row_for("carracing", Controller())
     assert (full.mean, full.std) == (906, 21)
-    assert row_for("carracing", "z", 0).mean == 632
-    assert row_for("carracing", "z", 40).mean == 788
+    assert row_for("carracing", Controller(features="z")).mean == 632
+    assert row_for("carracing", Controller(features="z", hidden=40)).mean == 788
     assert ORIGINAL_CURVE["carracing"][25][3] == 822.9
     table = score_table("ours", "carracing", full, summarise(np.ones(3), np.ones(3), np.ones(3)))
     assert "**906 ± 21**" in table
     assert all(row.method in table for row in SCORES["carracing"])
+
+
+def test_dooms_rows_go_by_temperature():
+    paper = get_task("doom").scales["paper"].controller
+    row = row_for("doom", paper)
+    assert (row.mean, row.std, row.dream) == (1092, 556, (918, 546))
+    assert row_for("doom", replace(paper, temperature=0.1)).mean == 193
+    assert row_for("doom", replace(paper, temperature=0.77)).mean == 1092  # the paper has none: its best
+    scores = summarise(np.ones(3), np.ones(3), np.ones(3)) | {"dream": summarise(np.full(3, 7.0), np.ones(3), np.ones(3))}
+    table = score_table("ours", "doom", row, scores)
+    assert "| 7.0 ± 0.0 | **1.0 ± 0.0** |" in table
+    assert "| 918 ± 546 | **1092 ± 556** |" in table
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_the_temperature_table_has_ours_beside_the_papers():
+    doom = get_task("doom")
+    ours = summarise(np.full(3, 500.0), np.ones(3), np.ones(3)) | {"dream": summarise(np.full(3, 900.0), np.ones(3), np.ones(3))}
+    lines = temperature_table(doom, {1.15: ours, 0.8: ours}).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| 1.15 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 | 918 ± 546 | 1092 ± 556 |" in lines
+    assert "| 0.8 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 |  |  |" in lines
+    assert "| 0.1 |  |  |  | 2086 ± 140 | 193 ± 58 |" in lines
+    assert [float(line.split("|")[1]) for line in lines[2:8]] == [0.1, 0.5, 0.8, 1.0, 1.15, 1.3]
+
+
+def test_lists_of_temperatures():
+    assert parse_temperatures("0.1,1.15,2") == (0.1, 1.15, 2.0)
+    for words in ("", "a", "1,,2", "0", "-1", "1,1.0", "inf", "nan"):
+        with pytest.raises(UserError, match="give different positive numbers"):
+            parse_temperatures(words)

@@ -1,0 +1,167 @@
+"""TakeCover as the agent sees it: frames, seeds, crashes, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from conftest import ROOT
+from gymnasium.utils.env_checker import check_env
+
+from env.doom import TakeCover
+from env.frames import process_as_original, shrink
+
+
+@pytest.fixture(scope="module")
+def world():
+    made = TakeCover()
+    yield made
+    made.close()
+
+
+def play(world: TakeCover, seed: int, actions: np.ndarray) -> list[np.ndarray]:
+    frames = [world.reset(seed=seed)[0]]
+    for action in actions:
+        frame, reward, terminated, truncated, _ = world.step(action)
+        frames.append(frame)
+        assert reward == 1.0
+        assert not truncated
+        if terminated:
+            break
+    return frames
+
+
+def random_actions(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (count, 1)).astype(np.float32)
+
+
+def test_passes_gymnasiums_checker():
+    registered = gymnasium.make("WorldModels/TakeCover-v0")
+    assert registered.spec.max_episode_steps == 2100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(registered.unwrapped, skip_render_check=True)
+    registered.close()
+
+
+def test_frames_show_the_room_without_the_status_bar(world):
+    frame, _ = world.reset(seed=1)
+    assert (frame.shape, frame.dtype) == ((64, 64, 3), np.uint8)
+    floor, wall = frame[40:].reshape(-1, 3), frame[25:30, 10:50].reshape(-1, 3)
+    assert np.ptp(floor.mean(axis=0)) < 8  # grey down to the last row: the status bar is brown and red
+    assert floor.max() < 130
+    assert wall[:, 0].mean() > wall[:, 2].mean() + 10  # brown
+
+
+def test_the_same_seed_and_actions_give_the_same_episode(world):
+    actions = random_actions(60)
+    first = play(world, 5, actions)
+    play(world, 6, actions[:20])
+    again = play(world, 5, actions)
+    fresh_world = TakeCover()
+    fresh = play(fresh_world, 5, actions)
+    fresh_world.close()
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, fresh)
+    assert not np.array_equal(first[-1], play(world, 7, actions)[-1])
+
+
+@pytest.mark.parametrize("action,same_as", [(-0.34, -1.0), (0.34, 1.0), (0.32, 0.0), (-0.32, 0.0)])
+def test_thirds_of_the_action_move_left_stay_or_right(world, action, same_as):
+    ours, expected = (play(world, 3, np.full((25, 1), a, np.float32)) for a in (action, same_as))
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_left_is_left(world):
+    """Near the left wall it fills the left of the view, near the right wall the right."""
+    left, right = (play(world, 3, np.full((40, 1), a, np.float32))[-1].astype(int) for a in (-1, 1))
+
+    def brown(view):
+        return int((view[..., 0] - view[..., 2] > 15).sum())
+
+    assert brown(left[:, :16]) > 1.5 * brown(right[:, :16])
+    assert brown(right[:, 48:]) > 1.5 * brown(left[:, 48:])
+
+
+def test_an_episode_ends_in_death_with_a_black_frame(world):
+    frames = play(world, 11, np.zeros((2000, 1), np.float32))
+    assert 50 < len(frames) < 1000  # nobody survives standing still
+    assert frames[-1].max() == 0
+    assert frames[-2].max() > 0
+
+
+def test_the_smaller_screen_gives_nearly_the_originals_frames(world):
+    official = TakeCover(render="official")
+    actions = random_actions(150, seed=2)
+    differences = [
+        np.abs(ours.astype(int) - theirs).mean()
+        for seed in range(3)
+        for ours, theirs in zip(play(world, seed, actions), play(official, seed, actions))
+    ]
+    official.close()
+    assert np.mean(differences) < 1.7
+    assert np.max(differences) < 3.0
+
+
+def test_the_originals_colours_are_the_stretched_frame_minus_one():
+    picture = np.random.default_rng(0).integers(40, 200, (250, 400, 3)).astype(np.uint8)
+    stretched = np.clip((picture - picture.min()) * (255.0 / np.ptp(picture)) + 0.5, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(process_as_original(picture), shrink(stretched) - np.uint8(1))
+
+
+@pytest.mark.parametrize("action", [[np.nan], [0.0, 1.0], 0.5, [[0.0]]])
+def test_other_actions_are_refused(world, action):
+    world.reset(seed=1)
+    with pytest.raises(ValueError, match="needs one finite number"):
+        world.step(action)
+
+
+def engines() -> set[int]:
+    found = subprocess.run(["pgrep", "-f", "vizdoom/vizdoom"], capture_output=True, text=True, check=False).stdout
+    return {int(word) for word in found.split()}
+
+
+def test_a_crashed_engine_is_replaced_and_the_episode_goes_on():
+    others = engines()
+    world, actions = TakeCover(), random_actions(60)
+    expected = play(world, 9, actions)
+    play(world, 9, actions[:30])
+    for engine in engines() - others:
+        os.kill(engine, signal.SIGKILL)
+    frames = [world.step(action)[0] for action in actions[30:]]
+    np.testing.assert_array_equal(frames, expected[31:])
+    for engine in engines() - others:
+        os.kill(engine, signal.SIGKILL)
+    np.testing.assert_array_equal(play(world, 9, actions), expected)
+    world.close()
+
+
+def test_nothing_is_left_after_a_kill(tmp_path):
+    before = engines(), set(Path("/dev/shm").glob("ViZDoom*")), set(Path("/tmp").glob("take_cover_*"))
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from env.doom import TakeCover\n"
+        "worlds = [TakeCover(), TakeCover()]\n"
+        "for world in worlds: world.reset(seed=1); world.step([0.0])\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert child.stdout.readline() == "ready\n"
+    assert len(engines() - before[0]) >= 2
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 10
+    while engines() - before[0] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert engines() - before[0] == set()
+    assert set(Path("/dev/shm").glob("ViZDoom*")) <= before[1]
+    assert set(Path("/tmp").glob("take_cover_*")) <= before[2]
+    assert list(tmp_path.iterdir()) == []  # no _vizdoom.ini, no _vizdoom
