@@ -180,7 +180,8 @@ def save_gif(pictures: list[np.ndarray], target: Path, frame_rate: int) -> None:
     from PIL import Image
 
     images = [Image.fromarray(p).quantize(64, dither=Image.Dither.NONE) for p in pictures]
-    write_atomic(target, lambda file: images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=1000 * EVERY // frame_rate, loop=0))
+    options = {"save_all": True, "append_images": images[1:], "duration": 1000 * EVERY // frame_rate, "loop": 0}
+    write_atomic(target, lambda file: images[0].save(file, "GIF", **options))
 
 
 def save_strip(pictures: list[np.ndarray], target: Path) -> None:

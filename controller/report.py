@@ -49,7 +49,8 @@ def loss_table(run: Run, task: Task) -> list[str]:
         lines.append("|---" * (1 + 2 * len(names)) + "|")
         for step, terms in both.items():
             lines.append(f"| {step} | " + " | ".join(f"{short(ours[step][name])} | {short(terms[name])}" for name in names) + " |")
-    return ["## Losses at equal steps", *lines, "", "Ours are means since the last row of the log, the authors' of one batch.", ""] if lines else []
+    note = "Ours are means since the last row of the log, the authors' of one batch."
+    return ["## Losses at equal steps", *lines, "", note, ""] if lines else []
 
 
 def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def main() -> None:
         shutil.copyfile(run / floor / "log.jsonl", target.with_suffix(".log.jsonl"))
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
     initial, _ = load_arrays(run / "encode" / "initial.npz")
-    save_arrays(model_paths(task, None).initial, {key: np.float16(array) for key, array in initial.items()}, compress=9)
+    save_arrays(model_paths(task, None).initial, {key: array.astype(np.float16) for key, array in initial.items()}, compress=9)
     pictures = (("vae", "reconstructions", ".png"), ("controller", "agent", ".png"), ("controller", "controller", ".curve.png"))
     for floor, picture, suffix in pictures:
         shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task).with_suffix(suffix))

@@ -23,9 +23,14 @@ from vae.vae import load_vae
 class Outcome(Protocol):
     """A played episode: its job, the sum of its rewards, and its length in steps."""
 
-    job: Any
-    score: float
-    length: int
+    @property
+    def job(self) -> Any: ...
+
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def length(self) -> int: ...
 
 
 Simulator = Callable[[np.ndarray, Sequence[Job]], Iterator[Outcome]]

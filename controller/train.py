@@ -4,8 +4,9 @@
     mpirun -np 8 python controller/train.py carracing --population 32 --episodes 4 --seed-groups 1
     python controller/train.py carracing --scale smoke
 
-C plays in the real world or wholly in M's dream (--world, --temperature). Uses V and M of RUN, or, where that run has none, those shipped with the project. Writes RUN/controller: best.npz (the
-distribution's mean at its best scoring), mean.npz (at the last scoring), log.jsonl and es.pkl. The same command resumes.
+C plays in the real world or wholly in M's dream (--world, --temperature). Uses V and M of RUN, or, where that run has none,
+those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring), mean.npz (at the
+last scoring), log.jsonl and es.pkl. The same command resumes.
 The curve is the same on any number of processes.
 """
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,21 @@ def parser(doc: str, stage: str | None) -> OneLineParser:
     new.add_argument("--seed", type=int, metavar="int", help="seed of everything random (default: 1)")
     own = [stage] if stage in SECTIONS else []
     for section in own if stage else [name for name in SECTIONS if name != "world"]:
-        add_flags(new, SECTIONS[section], "" if stage else f"{section}_", group=f"settings of {section}")
+        prefix = "" if stage else f"{section}_"
+        add_flags(new, SECTIONS[section], prefix, group=f"settings of {section}", papers=partial(papers_value, section))
     taken = {option for action in new._actions for option in action.option_strings}
     free = [f for f in dataclasses.fields(SECTIONS["world"]) if flag_name(f.name) not in taken]
-    add_flags(new, SECTIONS["world"], group="settings of the world", only=[f.name for f in free])
+    only, papers = [f.name for f in free], partial(papers_value, "world")
+    add_flags(new, SECTIONS["world"], group="settings of the world", only=only, papers=papers)
     return new
+
+
+def papers_value(section: str, field: str) -> str:
+    """The value of a setting at scale `paper`, for help texts: one for all tasks, or 'carracing 32, doom 64'."""
+    values = {name: getattr(getattr(task.scales["paper"], section), field) for name, task in TASKS.items()}
+    if len(set(values.values())) == 1:
+        return str(next(iter(values.values())))
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def resolve(parsed: argparse.Namespace, stage: str | None) -> tuple[Task, Path, Settings]:

@@ -13,6 +13,7 @@ import errno
 import math
 import sys
 import typing
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 
@@ -93,11 +94,17 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, cls: type, prefix: str = "", *, group: str, only: list[str] | None = None
+    parser: argparse.ArgumentParser,
+    cls: type,
+    prefix: str = "",
+    *,
+    group: str,
+    only: list[str] | None = None,
+    papers: Callable[[str], str] | None = None,
 ) -> None:
     """Add a flag for each field of the dataclass `cls`, or for those in `only`.
 
-    The flags' default None means "as the scale or the run says".
+    The flags' default None means "as the scale or the run says". `papers` tells the paper's value of a field for the help.
     """
     hints = typing.get_type_hints(cls)
     target = parser.add_argument_group(group)
@@ -112,7 +119,7 @@ def add_flags(
             type=_boolean if kind is bool else kind,
             default=None,
             metavar="|".join(map(str, meta["choices"])) if meta["choices"] else kind.__name__,
-            help=f"{meta['help']} (paper: {field.default})".replace("%", "%%"),
+            help=f"{meta['help']} (paper: {papers(field.name) if papers else field.default})".replace("%", "%%"),
         )
 
 

@@ -157,8 +157,7 @@ class Settings:
             check(getattr(self, name), name)
         if self.controller.world == "dream" and not (get_task(self.task).step_reward and self.rnn.restart):
             raise UserError(
-                "controller.world is dream, but this M dreams of no reward or no end: give --controller-world real, or a task and rnn.restart"
-                " that have them"
+                "controller.world is dream, but this M dreams of no reward or no end: take real, or a task and rnn.restart that have them"
             )
         if self.rnn.sequences == "stream" and not self.rnn.window:
             raise UserError("rnn.window is 0, but sequences of a stream have no end of their own: give a window, such as 500")
@@ -172,7 +171,9 @@ class Settings:
     def check_together(self) -> None:
         """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
         if self.extract.min_frames > self.world.max_steps:
-            raise UserError(f"extract.min_frames is {self.extract.min_frames}: no episode is longer than world.max_steps, {self.world.max_steps}")
+            raise UserError(
+                f"extract.min_frames is {self.extract.min_frames}: no episode is longer than world.max_steps, {self.world.max_steps}"
+            )
         if self.rnn.sequences == "stream":
             return
         if self.rnn.window > self.world.max_steps:

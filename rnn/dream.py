@@ -36,7 +36,7 @@ class Beginnings:
     """
 
     def __init__(self, mu: np.ndarray, logvar: np.ndarray) -> None:
-        self._mu, self._deviation = np.float32(mu), np.exp(np.float32(logvar) / 2)
+        self._mu, self._deviation = mu.astype(np.float32), np.exp(logvar.astype(np.float32) / 2)
 
     @staticmethod
     def load(path: Path, z_size: int) -> Beginnings:
@@ -95,7 +95,7 @@ class Dream(gymnasium.Env):
         self._imagine, self._decode = tf.function(rnn.imagine), tf.function(vae.decode)
         size = feature_size(feature_names, rnn.z_size, rnn.units)
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self.action_space = spaces.Box(np.float32(action_low), np.float32(action_high), dtype=np.float32)
+        self.action_space = spaces.Box(np.array(action_low, np.float32), np.array(action_high, np.float32), dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)

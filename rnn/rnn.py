@@ -1,4 +1,4 @@
-"""M: the MDN-RNN that predicts the next latent vector from the present one and the action.
+r"""M: the MDN-RNN that predicts the next latent vector from the present one and the action.
 
         z_t, a_t, restart_t --> [ LSTM ] --> h_{t+1} --> dense --> mixture of Gaussians over each dimension of z_{t+1}
                                  ^    |                        \-> logit of restart_{t+1}: the agent dies

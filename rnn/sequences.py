@@ -49,7 +49,7 @@ def usable_episodes(run: Run) -> Episodes:
     if rnn.sequences == "stream":
         frames = sum(lengths.values())
         if frames < rnn.batch * rnn.window:
-            raise UserError(f"the recordings have {frames} frames, a batch takes {rnn.batch} x {rnn.window}: take a smaller batch or window")
+            raise UserError(f"the recordings have {frames} frames, a batch {rnn.batch} x {rnn.window}: take a smaller batch or window")
         chosen = sorted(lengths)
     else:
         if not rnn.window and len(set(lengths.values())) > 1:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rnn.rnn import MDNRNN
 
+
 def make_step(model: MDNRNN, optimizer: keras.Optimizer, rnn: Rnn, carried: list[tf.Variable]) -> Callable[..., dict[str, tf.Tensor]]:
     """The compiled training step: the arrays of a Batch and an int32 [2] seed -> the terms of the loss.
 

@@ -5,6 +5,8 @@
 
 world: steps a second of CarRacing as the agent sees it (physics, drawing, crop, resize), with our drawing and gymnasium's.
 loop: steps a second of the whole agent, V + M + C + world, with the shipped weights, in float32 and bfloat16.
+dream: steps a second of Doom's dream with the shipped weights, of which only those of living dreams count: 64 candidates with
+    16 episodes each, in float32 and bfloat16, and as many dreams as there are lanes, for 1, 64 and 1024 lanes.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from env.tasks import get_task
 REPEATS = 5
 
 
-def median_rate(work: Callable[[], int]) -> float:
-    """Units of work a second: the median of REPEATS calls after one to warm up."""
+def median_rate(work: Callable[[], int], repeats: int = REPEATS) -> float:
+    """Units of work a second: the median of `repeats` calls after one to warm up."""
     work()
     rates = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         started = time.perf_counter()
         units = work()
         rates.append(units / (time.perf_counter() - started))
@@ -93,7 +95,34 @@ def bench_loop() -> dict[str, float]:
     return rates
 
 
-BENCHES = {"world": bench_world, "loop": bench_loop}
+def bench_dream() -> dict[str, float]:
+    """Steps a second of living dreams: starting and the last ones' waiting for nobody included."""
+    from controller.rollout import Job
+    from controller.simulate import dream_simulator
+    from controller.weights import shipped
+    from env.files import load_arrays
+
+    task, rates = get_task("doom"), {}
+    paper = task.scales["paper"]
+    mean = load_arrays(shipped("controller", task))[0]["params"]
+    candidates = mean + 0.03 * np.random.default_rng(0).standard_normal((64, len(mean)))  # a population around it
+
+    def measure(dtype: str, lanes: int, jobs: list[Job], repeats: int) -> float:
+        settings = replace(paper, controller=replace(paper.controller, lanes=lanes, dtype=dtype))
+        simulate = dream_simulator(task, settings, None)
+        return median_rate(lambda: sum(result.length for result in simulate(candidates, jobs)), repeats)
+
+    for dtype in ("float32", "mixed_bfloat16"):
+        name = dtype.removeprefix("mixed_")
+        population = [Job(i, i // 16, i % 16) for i in range(1024)]
+        rates[f"dream_{name}_steps_per_s_core"] = measure(dtype, paper.controller.lanes, population, 2)
+        for lanes in (1, 64, 1024):
+            jobs = [Job(i, i % 64, i) for i in range(lanes)]
+            rates[f"dream_{name}_{lanes}_lanes_steps_per_s_core"] = measure(dtype, lanes, jobs, 2)
+    return rates
+
+
+BENCHES = {"world": bench_world, "loop": bench_loop, "dream": bench_dream}
 
 
 def main() -> None:
@@ -107,7 +136,7 @@ def main() -> None:
         if parsed.bench in (name, "all"):
             figures |= bench()
     for key, value in figures.items():
-        print(f"{key:<36}{value:>12,.1f}")
+        print(f"{key:<44}{value:>12,.1f}")
     if parsed.json:
         parsed.json.write_text(json.dumps(figures, indent=2) + "\n")
 

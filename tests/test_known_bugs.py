@@ -63,11 +63,11 @@ BUGS = [
         "z = tf.cast(mu, tf.float32)",
         "tests/test_rnn.py::test_the_loss_samples_z_with_the_posteriors_deviation",
     ),
-    Bug("tau is left out of the logits", "rnn/mdn.py", "tfd.Categorical(logits=logits / temperature)", "tfd.Categorical(logits=logits)", SAMPLES),
+    Bug("tau is left out of the logits", "rnn/mdn.py", "Categorical(logits=logits / temperature)", "Categorical(logits=logits)", SAMPLES),
     Bug("tau is left out of the deviation", "rnn/mdn.py", f"tfd.Normal(mean, {SPREAD})", "tfd.Normal(mean, tf.exp(log_std))", SAMPLES),
     Bug("a dream's logits are not divided by tau", "rnn/mdn.py", "keepdims=True)) / temperature)", "keepdims=True)))", SAMPLES),
     Bug("a dream's deviation lacks tau", "rnn/mdn.py", f"{SPREAD} * noise", "tf.exp(log_std) * noise", SAMPLES),
-    Bug("tau multiplies the deviation, not the variance", "rnn/mdn.py", f"{SPREAD} * noise", "tf.exp(log_std) * temperature * noise", SAMPLES),
+    Bug("a dream's tau multiplies the deviation", "rnn/mdn.py", f"{SPREAD} * noise", "tf.exp(log_std) * temperature * noise", SAMPLES),
     Bug(
         "all dimensions share one mixture",
         "rnn/mdn.py",
@@ -114,8 +114,8 @@ BUGS = [
     Bug(
         "a dream's start takes the variance for the deviation",
         "rnn/dream.py",
-        "np.exp(np.float32(logvar) / 2)",
-        "np.exp(np.float32(logvar))",
+        "np.exp(logvar.astype(np.float32) / 2)",
+        "np.exp(logvar.astype(np.float32))",
         "tests/test_dream.py::test_dreams_start_from_recorded_first_frames",
     ),
     Bug(
