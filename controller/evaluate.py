@@ -61,6 +61,7 @@ class Scored(NamedTuple):
         player: plays the real world.
         settings: with which it plays.
         source: where it came from.
+        random: whether it is a random policy.
         models: the run of its V and M, None for the shipped ones, where it can be scored in its dream, too.
         params: C's parameters then, float32 [size], or None.
     """
@@ -68,6 +69,7 @@ class Scored(NamedTuple):
     player: Player
     settings: Settings
     source: str
+    random: bool = False
     models: Path | None = None
     params: np.ndarray | None = None
 
@@ -78,7 +80,7 @@ def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Set
     if parsed.policy:
         from controller.random_policy import random_player
 
-        return Scored(random_player(parsed.policy, task, settings.vae.z_size), settings, f"{parsed.policy} policy")
+        return Scored(random_player(parsed.policy, task, settings.vae.z_size), settings, f"{parsed.policy} policy", random=True)
     if parsed.original:
         return original_agent(parsed.original, task, settings)
     from controller.agent import load_agent
@@ -87,7 +89,7 @@ def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Set
     agent, settings = load_agent(task, settings, run, weights)
     inside = weights.resolve().is_relative_to(REPOSITORY)
     source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
-    return Scored(agent, settings, source, None if weights == shipped("controller", task) else run, agent.candidates[0])
+    return Scored(agent, settings, source, False, None if weights == shipped("controller", task) else run, agent.candidates[0])
 
 
 def original_agent(folder: Path, task: Task, settings: Settings) -> Scored:
@@ -207,7 +209,7 @@ def report_scores(task: Task, scored: Scored, rows: list[dict[str, Any]], dream:
     """Summarise the rows, print the score and the paper's table, and return the JSON."""
     settings, c = scored.settings, scored.settings.controller
     returns, lengths, seeds = (np.array([row[key] for row in rows]) for key in ("return", "length", "seed"))
-    paper = row_for(task.name, c)
+    paper = row_for(task.name, None if scored.random else c)
     scores: dict[str, Any] = {"task": task.name, "agent": scored.source, "render": settings.world.render, "frames": settings.world.frames}
     scores |= {"max_steps": settings.world.max_steps, "features": c.features, "hidden": c.hidden, "seed": settings.seed}
     scores |= summarise(returns, lengths, seeds)

@@ -27,6 +27,7 @@ class Published:
     dream: tuple[float, float] | None = None
 
 
+RANDOM = "Random policy"
 _RACING = "Ha & Schmidhuber 2018, table in section 3.3"
 _DOOM = "Ha & Schmidhuber 2018, table in section 4.4"
 
@@ -46,7 +47,7 @@ SCORES: dict[str, tuple[Published, ...]] = {
         Published("Full world model, z and h", 906, 21, _RACING, "zh", False),
     ),
     "doom": (
-        Published("Random policy", 210, 108, _DOOM),
+        Published(RANDOM, 210, 108, _DOOM),
         Published("Gym leader", 820, 58, _DOOM),
         _at(0.10, (2086, 140), (193, 58)),
         _at(0.50, (2060, 277), (196, 50)),
@@ -111,9 +112,14 @@ ORIGINAL_TRAINING: dict[str, dict[str, dict[int, dict[str, float]]]] = {
 }
 
 
-def row_for(task: str, c: Controller) -> Published:
-    """The paper's row that a C of these settings is to be compared with; the full model's where the paper has none."""
+def row_for(task: str, c: Controller | None) -> Published:
+    """The paper's row that a C of these settings, or a random policy (None), is to be compared with; the full model's where the
+    paper has none."""
     for row in SCORES[task]:
+        if c is None:
+            if row.method == RANDOM:
+                return row
+            continue
         if (row.features, row.hidden) == (c.features, c.hidden > 0) and row.temperature in (None, c.temperature):
             return row
     return SCORES[task][-1]

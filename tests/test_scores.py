@@ -57,6 +57,7 @@ def test_dooms_rows_go_by_temperature():
     row = row_for("doom", paper)
     assert (row.mean, row.std, row.dream) == (1092, 556, (918, 546))
     assert row_for("doom", replace(paper, temperature=0.1)).mean == 193
+    assert row_for("doom", None).mean == 210
     assert row_for("doom", replace(paper, temperature=0.77)).mean == 1092  # the paper has none: its best
     scores = summarise(np.ones(3), np.ones(3), np.ones(3)) | {"dream": summarise(np.full(3, 7.0), np.ones(3), np.ones(3))}
     table = score_table("ours", "doom", row, scores)
