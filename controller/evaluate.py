@@ -41,7 +41,7 @@ from env.tasks import Settings, Task
 if TYPE_CHECKING:
     from controller.rollout import Player
 
-RANDOM = ("random", "hold", "uniform")
+RANDOM = ("random", "hold", "varied", "uniform")
 EVALUATION = 3  # keeps these episodes' seeds apart from all that anything was trained on
 
 

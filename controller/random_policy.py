@@ -2,6 +2,8 @@
 
 random: the original's for CarRacing, its agent with random weights.
 hold: the original's for Doom, an action held for 1 to 10 steps.
+varied: the same with longer holds in most episodes. Who holds for 10 steps at most hardly ever stands at a wall for long, and M
+    then dreams that no fireball comes there.
 uniform: a new action each step, the random player that the paper's table of Doom names.
 
 In `random` the original gives V, M and C fresh weights for each episode, standard Cauchy times s with s uniform in [0, 0.01] (original
@@ -61,15 +63,17 @@ class HoldPolicy:
     Args:
         task: the game.
         longest: 10, or 1 for a new action at each step.
+        varied: draw the longest hold for each episode, uniformly from 1 to `longest`.
     """
 
     slots = 1
 
-    def __init__(self, task: Task, longest: int = 10) -> None:
-        self._task, self._longest = task, longest
+    def __init__(self, task: Task, longest: int = 10, varied: bool = False) -> None:
+        self._task, self._most, self._varied = task, longest, varied
 
     def begin(self, slot: int, job: Job) -> None:
         self._rng = episode_rng(job.seed)
+        self._longest = self._rng.integers(1, self._most, endpoint=True) if self._varied else self._most
         self._step, self._repeat = 0, self._rng.integers(1, self._longest, endpoint=True)
 
     def act(self, frames: np.ndarray) -> np.ndarray:
@@ -88,6 +92,8 @@ def random_player(name: str, task: Task, z_size: int) -> Player:
     """
     if name == "random":
         return RandomPolicy(task, z_size)
+    if name == "varied":
+        return HoldPolicy(task, 50, varied=True)
     if name in ("hold", "uniform"):
         return HoldPolicy(task, 10 if name == "hold" else 1)
-    raise UserError(f"there is no random policy '{name}': choose random, hold or uniform")
+    raise UserError(f"there is no random policy '{name}': choose random, hold, varied or uniform")

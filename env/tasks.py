@@ -41,8 +41,9 @@ class Extract:
     episodes: int = setting(10000, "episodes to record", low=2, resumable=True)
     policy: str = setting(
         "random",
-        "who plays: random weights in C for each episode, hold an action for 1..10 steps, a uniform action each step, or a trained C",
-        choices=("random", "hold", "uniform", "controller"),
+        "who plays: random weights in C for each episode; an action held for 1..10 steps, or for 1..n with n varied up to 50; "
+        "a uniform action each step; or a trained C",
+        choices=("random", "hold", "varied", "uniform", "controller"),
     )
     min_frames: int = setting(1, "shorter episodes are not kept, others are played for them", low=1)
     past_done: bool = setting(True, "go on to max_steps when the world says done (original: yes, half the cars leave the playfield)")
