@@ -24,6 +24,9 @@ from rnn.rnn import MDNRNN, State, feature_size, features, load_rnn
 from vae.vae import ConvVAE, load_vae
 
 
+SHAPE = ("features", "hidden", "bias", "world", "temperature")  # the settings of C that its file keeps
+
+
 class Agent:
     """Plays `slots` episodes side by side (a Player, see controller/rollout.py).
 
@@ -108,12 +111,13 @@ def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvV
 def save_controller(path: Path, params: np.ndarray, settings: Settings, note: dict[str, float]) -> None:
     """Save C: its flat parameter vector, and what it takes to use it."""
     c = settings.controller
-    meta = {"model": "controller", "task": settings.task, "features": c.features, "hidden": c.hidden, "bias": c.bias}
+    meta = {"model": "controller", "task": settings.task} | {key: getattr(c, key) for key in SHAPE}
     save_arrays(path, {"params": np.asarray(params, np.float32)}, meta | note)
 
 
 def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndarray, Settings]:
-    """C from a file by `save_controller`: its parameters, and the settings with C's own features, hidden layer and bias.
+    """C from a file by `save_controller`: its parameters, and the settings with C's own features, hidden layer, bias, and the
+    world and temperature that it was evolved in.
 
     Raises:
         UserError: the file is missing, damaged, a pickle, of another task, or of a size that V and M do not give.
@@ -123,7 +127,7 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
         raise UserError(f"weights file {path} holds no controller: give a file such as RUN/controller/best.npz")
     if meta["task"] != task.name:
         raise UserError(f"weights file {path} is a controller for {meta['task']}, not for {task.name}")
-    shape = {key: meta[key] for key in ("features", "hidden", "bias")}
+    shape = {key: meta[key] for key in SHAPE if key in meta}
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
     size = make_policy(task, settings).size
     if arrays["params"].shape != (size,):

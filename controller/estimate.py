@@ -15,6 +15,7 @@ import argparse
 import json
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -181,14 +182,16 @@ def measure(arguments: list[str]) -> dict[str, float]:
 
 
 def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int, stages: Sequence[str] = STAGES) -> str:
-    """What will run, how long each of the waiting `stages` takes here, and how long the other scales would take."""
+    """What will run, how long each of the waiting `stages` takes here, one of them as often as it is named, and how
+    long the smaller scales would take, once each."""
     work = amounts(task, settings)
-    seconds = {name: value for name, value in stage_seconds(rates, task, settings, ranks).items() if name in stages}
+    often = Counter(stages)
+    seconds = {name: value * often[name] for name, value in stage_seconds(rates, task, settings, ranks).items() if name in often}
     units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
     lines = [f"{task.title} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
     for name, value in seconds.items():
-        lines.append(f"  {name:<11}{work[name]:>15,.0f} {units.get(name, 'steps'):<11}{duration(value):>9}")
-    startup = rates[STARTUP] * (len(seconds) + 1)
+        lines.append(f"  {name:<11}{work[name] * often[name]:>15,.0f} {units.get(name, 'steps'):<11}{duration(value):>9}")
+    startup = rates[STARTUP] * (len(stages) + 1)
     whole = duration(sum(seconds.values()) + startup)
     lines.append(f"  in all, with {duration(startup)} for starting the stages and for the report: {whole}")
     for scale in SCALES[: SCALES.index(settings.scale)]:

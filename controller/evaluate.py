@@ -40,6 +40,7 @@ from env.tasks import Settings, Task
 
 if TYPE_CHECKING:
     from controller.rollout import Player
+    from controller.simulate import Simulator
 
 RANDOM = ("random", "hold", "varied", "uniform")
 EVALUATION = 3  # keeps these episodes' seeds apart from all that anything was trained on
@@ -168,17 +169,24 @@ def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Player, sta
     return [done[i] for i in range(count)] if ranks.first else []
 
 
-def score_dream(ranks: Ranks, task: Task, scored: Scored) -> dict[str, Any] | None:
-    """The agent's score in M's dream, summarised; None where the settings ask for none."""
-    count = scored.settings.evaluate.dream_episodes
-    if not count or scored.params is None:
+def open_dream(task: Task, scored: Scored) -> Simulator | None:
+    """M's dreams, to score the agent in, where the settings ask for that. Called before the real world is played, for it may
+    find that something is missing."""
+    if not scored.settings.evaluate.dream_episodes or scored.params is None:
         return None
-    from controller.rollout import Job, episode_seed
     from controller.simulate import dream_simulator
 
+    return dream_simulator(task, scored.settings, scored.models)
+
+
+def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, Any]:
+    """The agent's score in M's dreams, summarised."""
+    from controller.rollout import Job, episode_seed
+
+    assert scored.params is not None
+    count = scored.settings.evaluate.dream_episodes
     seeds = [episode_seed(scored.settings.seed, EVALUATION, i) for i in range(count)]
     jobs, table = [Job(i, 0, seed) for i, seed in enumerate(seeds)], np.zeros((count, 2))
-    simulate = dream_simulator(task, scored.settings, scored.models)
     for result in simulate(scored.params[None], ranks.share(jobs)):
         table[result.job.index] = result.score, result.length
     table = ranks.total(table)
@@ -213,14 +221,14 @@ def report_scores(task: Task, scored: Scored, rows: list[dict[str, Any]], dream:
     scores: dict[str, Any] = {"task": task.name, "agent": scored.source, "render": settings.world.render, "frames": settings.world.frames}
     scores |= {"max_steps": settings.world.max_steps, "features": c.features, "hidden": c.hidden, "seed": settings.seed}
     scores |= summarise(returns, lengths, seeds)
-    scores["paper"] = dataclasses.asdict(paper)
+    scores["paper"] = dataclasses.asdict(paper) if paper else None
     if dream:
         scores["dream"] = dream
     print(score_table(f"ours, {scored.source}", task.name, paper, scores))
     low, high = scores["ci95"]
     print(
         f"\n{task.title}, {len(rows)} episodes, {settings.world.render} drawing: {mean_and_std(scores)} "
-        f"(95% interval {low:.1f} .. {high:.1f}); paper, {paper.method}: {paper.mean:g} ± {paper.std:g}"
+        f"(95% interval {low:.1f} .. {high:.1f})" + (f"; paper, {paper.method}: {paper.mean:g} ± {paper.std:g}" if paper else "")
     )
     if dream:
         low, high = dream["ci95"]
@@ -243,8 +251,9 @@ def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, s
     stage = run.stage("evaluate") if run else None
     limit_threads(tensorflow=parsed.policy is None)
     scored = build_agent(parsed, task, path, settings)
+    simulate = open_dream(task, scored)
     rows = score_agent(ranks, task, scored.settings, scored.player, stage)
-    dream = score_dream(ranks, task, scored)
+    dream = score_dream(ranks, scored, simulate) if simulate else None
     if not ranks.first:
         return
     scores = report_scores(task, scored, rows, dream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from env.tasks import Controller
+from env.sections import Controller
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,12 @@ ORIGINAL_TRAINING: dict[str, dict[str, dict[int, dict[str, float]]]] = {
 }
 
 
-def row_for(task: str, c: Controller | None) -> Published:
-    """The paper's row that a C of these settings, or a random policy (None), is to be compared with; the full model's where the
-    paper has none."""
+def row_for(task: str, c: Controller | None) -> Published | None:
+    """The paper's row that a C of these settings is to be compared with, the full model's where the paper has none; for a random
+    policy (c = None) the random one, or None."""
+    if c is None:
+        return next((row for row in SCORES[task] if row.method == RANDOM), None)
     for row in SCORES[task]:
-        if c is None:
-            if row.method == RANDOM:
-                return row
-            continue
         if (row.features, row.hidden) == (c.features, c.hidden > 0) and row.temperature in (None, c.temperature):
             return row
     return SCORES[task][-1]

@@ -167,7 +167,7 @@ def plot_moments(frame: np.ndarray, decoded: np.ndarray, dreamt: np.ndarray, tar
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9))
-    titles = ("a real frame", "its reconstruction by V", "M's dream after 100 steps")
+    titles = ("a real frame", "its reconstruction by V", "M's dream after 100 steps, or its end")
     for axis, picture, title in zip(axes, (frame, decoded, dreamt), titles):
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)

@@ -22,17 +22,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 
 from controller.estimate import describe, measure
-from controller.temperatures import OWN, SHARED, at_temperature, check_study, link_stages, parse_temperatures, write_table
-from controller.weights import fingerprint
+from controller.stages import STUDIES, waiting_stages
+from controller.temperatures import OWN, SHARED, link_stages, plan_studies, write_table
 from env.command import SHOW, parser, resolve, run_command
 from env.compute import available_cores
-from env.episodes import cut_or_missing
-from env.rundir import Run
 from env.settings import UserError
-from env.tasks import STAGES, Settings
+from env.tasks import STAGES, Settings, Task
 
 COMMANDS = {
     "extract": "controller/extract.py",
@@ -90,60 +87,35 @@ def main() -> None:
     if parsed.ranks < 1:
         raise UserError(f"--ranks is {parsed.ranks}: it must be at least 1")
     mpirun(parsed.ranks)
-    temperatures = parse_temperatures(parsed.temperatures) if parsed.temperatures is not None else ()
     task, path, settings = resolve(parsed, None)
-    if temperatures:
-        check_study(settings)
-    waiting = waiting_stages(path, settings, SHARED if temperatures else STAGES)
-    report = () if temperatures else ("report",)
+    studies = plan_studies(path, settings, parsed.temperatures) if parsed.temperatures is not None else []
+    waiting = waiting_stages(path, settings, SHARED if studies else STAGES)
+    report = [] if studies else ["report"]
     if not waiting and report and (path / "report" / "report.md").exists():
         print(f"{path} is finished: see {path / 'report' / 'report.md'}")
         return
-    if waiting and not parsed.no_estimate:
+    for study, its in studies:
+        link_stages(path, settings, study, its)
+    own = [(study, name) for study, its in studies for name in waiting_stages(study, its, OWN)]
+    if (waiting or own) and not parsed.no_estimate:
         rates = measure([task.name, "--run", str(path)])
-        print(describe(task, settings, rates, parsed.ranks, waiting), flush=True)
-    print(f"to do in {path}: {', '.join([*waiting, *report]) or 'the temperatures'}", flush=True)
+        print(describe(task, settings, rates, parsed.ranks, [*waiting, *(name for _, name in own)]), flush=True)
+    to_do = [*waiting, *report, *(f"{name} at temperature {study.name}" for study, name in own)]
+    print(f"to do in {path}: {', '.join(to_do) or 'nothing'}", flush=True)
     for name in (*waiting, *report):
         run_stage(name, task.name, path, parsed.ranks)
-    for temperature in temperatures:
-        study, its = at_temperature(path, settings, temperature)
-        link_stages(path, study)
-        for name in waiting_stages(study, its, OWN):
-            run_stage(name, task.name, study, parsed.ranks)
-    if temperatures:
-        print(write_table(path, task))
-        print(f"finished: see {path / 'temperatures' / 'table.md'}")
-    else:
-        print(f"finished: see {path / 'report' / 'report.md'}")
+    for study, name in own:
+        run_stage(name, task.name, study, parsed.ranks)
+    if studies:
+        finish_studies(task, path, settings, parsed.ranks)
+    print(f"finished: see {path / STUDIES / 'table.md' if studies else path / 'report' / 'report.md'}")
 
 
-def waiting_stages(path: Path, settings: Settings, stages: Sequence[str]) -> list[str]:
-    """Those of the stages that are not finished; the run's settings are checked and saved.
-
-    Raises:
-        UserError: as `Run`, or a finished C would be left on another V and M.
-    """
-    run = Run(path, settings)
-    waiting = [name for name in stages if not is_finished(run, name)]
-    if {"vae", "rnn"} & set(waiting) and is_finished(run, "controller"):
-        raise UserError(f"{path} has a C that was evolved on another V and M: choose another --run, or delete {path / 'controller'}")
-    run.release()  # each stage's command takes the lock itself
-    return waiting
-
-
-def is_finished(run: Run, name: str) -> bool:
-    """Whether a stage is finished with the run's settings; a scoring with others, or of an older C, counts as not."""
-    stage = run.stage(name)
-    if name in ("extract", "encode"):
-        folder = stage.dir / ("episodes" if name == "extract" else "latents")
-        return stage.check() and not cut_or_missing(folder, range(run.settings.extract.episodes))
-    if name != "evaluate":
-        return stage.check()
-    best = run.path / "controller" / "best.npz"
-    try:
-        return stage.check() and best.exists() and stage.summary.get("controller") == fingerprint(best)
-    except UserError:
-        return False
+def finish_studies(task: Task, path: Path, settings: Settings, ranks: int) -> None:
+    """Print and write the table, and make the run's report again, where it has one."""
+    print(write_table(path, task))
+    if (path / "report" / "report.md").exists() and not waiting_stages(path, settings, STAGES):
+        run_stage("report", task.name, path, ranks)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ class DreamGame:
         return reward, terminated or truncated
 
 
-def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream: bool) -> Game:
+def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream: bool, temperature: float | None) -> Game:
     """The game that the flags name.
 
     Raises:
@@ -121,7 +121,9 @@ def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream:
     from controller.agent import load_agent
 
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, slots=1))
-    agent, models = None, None if not (run / "rnn").exists() else run
+    agent, models = None, run if (run / "rnn" / "weights.npz").exists() else None
+    if dream and run_given and models is None:
+        raise UserError(f"{run} has no M to dream: run rnn/train.py {task.name} --run {run} first")
     try:
         weights = controller_path(task, run, run_given, None)
     except UserError as error:
@@ -129,11 +131,13 @@ def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream:
             raise
         print(f"{error}. There is no agent: you play")
     else:
-        temperature = settings.controller.temperature
         agent, settings = load_agent(task, settings, run, weights)
-        settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, temperature=temperature))
         models = None if weights == shipped("controller", task) else run
+    if temperature is not None:
+        settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, temperature=temperature))
+        settings.check()
     if dream:
+        print(f"M's dream at temperature {settings.controller.temperature:g}")
         return DreamGame(task, settings, models, agent.candidates[0] if agent else None)
     return RealGame(task, settings, agent)
 
@@ -218,15 +222,15 @@ def add_arguments(new: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def main() -> None:
     parsed = add_arguments(parser(__doc__ or "", "play")).parse_args()
     task, run, settings = resolve(parsed, "play")
-    if parsed.temperature is not None:
-        if not parsed.dream:
-            raise UserError("--temperature is that of a dream: give --dream as well")
-        settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, temperature=parsed.temperature))
-        settings.check()
-    title = f"{task.title}, M's dream at temperature {settings.controller.temperature:g}" if parsed.dream else task.title
+    if parsed.temperature is not None and not parsed.dream:
+        raise UserError("--temperature is that of a dream: give --dream as well")
+    if parsed.episodes < 0:
+        raise UserError(f"--episodes is {parsed.episodes}: it must be at least 0, which means no limit")
+    title = f"{task.title}, M's dream" if parsed.dream else task.title
     window = open_window(title)
     limit_threads()
-    play(make_game(task, settings, run, parsed.run is not None, parsed.dream), task, window, title, settings.seed, parsed.episodes)
+    game = make_game(task, settings, run, parsed.run is not None, parsed.dream, parsed.temperature)
+    play(game, task, window, title, settings.seed, parsed.episodes)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict
     row = row_for(task.name, settings.controller)
     lines += [score_table(f"ours ({scores['render']} drawing)", task.name, row, scores), ""]
     lines += ["Each return, with its seed, is in `../evaluate/scores.json`.", ""]
-    lines += [f"| the world: this episode scores {score:.1f} | M's dream of it: {dreamt:.0f} steps |", "|---|---|"]
+    lines += [f"| the world: this episode scores {score:.1f} | a dream of M's: {dreamt:.0f} steps |", "|---|---|"]
     lines += ["| ![the agent in the world](agent.gif) | ![the agent in M's dream](dream.gif) |", ""]
     lines += [f"![{name}]({name}.png)\n" for name in ("moments", "reconstructions", "vae", "rnn", "controller")]
     lines += loss_table(run, task)

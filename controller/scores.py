@@ -37,7 +37,7 @@ def mean_and_std(scores: dict[str, Any]) -> str:
     return f"{scores['mean']:.1f} ± {scores['std']:.1f}"
 
 
-def score_table(title: str, task: str, row: Published, scores: dict[str, Any]) -> str:
+def score_table(title: str, task: str, row: Published | None, scores: dict[str, Any]) -> str:
     """A Markdown table: ours, and all published scores of the task, the comparable one in bold; with a column for dreams
     where the paper has them."""
     low, high = scores["ci95"]

@@ -84,5 +84,5 @@ def make_dream(task: Task, settings: Settings, run: Path | None) -> Dream:
     paths, c = model_paths(task, run), settings.controller
     vae = load_vae(paths.vae, settings.vae.z_size)
     beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
-    rnn = load_rnn(paths.rnn, task, settings)
+    rnn = load_rnn(paths.rnn, task, settings, c.dtype)
     return Dream(vae, rnn, beginnings, c.features, c.temperature, c.dream_steps, task.action_low, task.action_high)

@@ -9,11 +9,15 @@ Importing this module registers "WorldModels/TakeCover-v0".
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +41,20 @@ SCREENS = {
 }
 
 # A killed parent would leave its engine running for ever, and an engine leaves _vizdoom where it stands. So it is started
-# through this: stand in a folder of its own, ask the kernel to be killed with the parent, and become the engine.
-STARTER = """#!{python} -IS
+# through this: stand in a folder of its own, ask the kernel to be killed with the parent, and become the engine. (A shell
+# script, since a path with a space cannot stand in a script's first line.)
+STARTER = """#!/bin/sh
+exec {python} -IS -c {code} "$@"
+"""
+CODE = """
 import ctypes, os, signal, sys
+if sys.argv[1:] == [{probe!r}]: sys.exit()
 os.chdir({folder!r})
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-if os.getppid() == 1: sys.exit("the parent is gone already")
+if os.getppid() != {parent}: sys.exit("the parent is gone already")
 os.execv({engine!r}, [{engine!r}, *sys.argv[1:]])
 """
+PROBE = "--can-it-start"
 
 CRASHES = (
     vizdoom.ViZDoomErrorException,
@@ -67,8 +77,9 @@ class Engine:
         game = vizdoom.DoomGame()
         game.load_config(str(Path(vizdoom.scenarios_path) / "take_cover.cfg"))
         game.set_doom_config_path("/dev/null")
-        if sys.platform == "linux":
-            game.set_vizdoom_path(str(self._starter()))
+        starter = self._starter()
+        if starter:
+            game.set_vizdoom_path(str(starter))
         game.set_screen_resolution(resolution)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_render_hud(True)
@@ -83,10 +94,19 @@ class Engine:
             _forget_shared_memory()
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _starter(self) -> Path:
+    def _starter(self) -> Path | None:
+        """The script that starts the engine, or None where there can be none: ViZDoom would end the whole process."""
+        if sys.platform != "linux":
+            return None
         path, engine = self._folder / "start", str(Path(vizdoom.__file__).with_name("vizdoom"))
-        path.write_text(STARTER.format(python=sys.executable, folder=str(self._folder), engine=engine))
+        code = CODE.format(probe=PROBE, folder=str(self._folder), parent=os.getpid(), engine=engine)
+        path.write_text(STARTER.format(python=shlex.quote(sys.executable), code=shlex.quote(code)))
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        try:
+            subprocess.run([path, PROBE], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            warnings.warn(f"{path} cannot run ({error}): Doom's engines will outlive this process if it is killed", stacklevel=2)
+            return None
         return path
 
     def close(self) -> None:
@@ -123,6 +143,7 @@ class TakeCover(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 35}
+    _engine: Engine | None = None
 
     def __init__(self, render: str = "fast", frames: str = "plain", render_mode: str | None = None) -> None:
         if render not in SCREENS:
@@ -134,7 +155,6 @@ class TakeCover(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self._engine: Engine | None = None
         self._seed = 0
         self._played: list[list[int]] = []  # this episode's buttons, to play it again
         self._screen: np.ndarray | None = None

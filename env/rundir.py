@@ -81,7 +81,7 @@ class Stage:
             return False
         grown = False
         for key, now in self._relevant().items():
-            then = record["settings"].get(key)
+            then = record["settings"].get(key, self._default(key))
             if then == now:
                 continue
             if self._may_change(key, then, now, bool(record.get("finished"))):
@@ -92,6 +92,17 @@ class Stage:
                 f"take {then}, choose another --run, or delete {self.dir} to make it again"
             )
         return bool(record.get("finished")) and not grown
+
+    @staticmethod
+    def _default(key: str) -> Any:
+        """What a setting was before it became one, for stages older than it."""
+        section, _, name = key.rpartition(".")
+        return next((f.default for f in dataclasses.fields(SECTIONS[section]) if f.name == name), None) if section else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage was finished, with whatever settings."""
+        return bool(self._read().get("finished"))
 
     def _may_change(self, key: str, then: Any, now: Any, finished: bool) -> bool:
         """Whether the stage can go on from its checkpoint with another value: a resumable setting, grown if finished."""

@@ -137,8 +137,7 @@ class MDNRNN(keras.Model):
             mu, logvar: V's posterior of each frame, float [B, T, z_size].
             action: the action taken after each frame, float [B, T, action_size]; the last one leads out of the batch.
             noise: standard normal float32 [B, T, z_size].
-            restart: 1 where a frame is its episode's first, else 0, float [B, T]; None for sequences from single episodes
-                whose first frames are not marked.
+            restart: 1 where a frame is its episode's first, else 0, float [B, T]; None for nowhere.
             carried: h and c [B, units] before the first frame; None for zeros.
 
         Returns:

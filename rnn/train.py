@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from env.command import existing, parser, resolve, run_command
 from env.compute import start_tensorflow
 from env.rundir import Run
-from env.tasks import Rnn, Task
+from env.sections import Rnn
+from env.tasks import Task
 from rnn.sequences import Batch, batches, usable_episodes
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def make_step(model: MDNRNN, optimizer: keras.Optimizer, rnn: Rnn, carried: list
         kept = 1.0 - tf.cast(fresh, tf.float32)
         before = tuple(variable * kept for variable in carried) or None
         with tf.GradientTape() as tape:
-            terms, after = model.loss_terms(mu, logvar, action, noise, restart if model.restart else None, before)
+            terms, after = model.loss_terms(mu, logvar, action, noise, restart, before)
         variables = model.trainable_variables
         # Element by element, not by norm: the original's clip_by_value.
         gradients = [tf.clip_by_value(g, -rnn.grad_clip, rnn.grad_clip) for g in tape.gradient(terms["loss"], variables)]

@@ -124,44 +124,64 @@ def test_other_actions_are_refused(world, action):
         world.step(action)
 
 
-def engines() -> set[int]:
-    found = subprocess.run(["pgrep", "-f", "vizdoom/vizdoom"], capture_output=True, text=True, check=False).stdout
-    return {int(word) for word in found.split()}
+def engines(parent: int) -> set[int]:
+    """The engines that a process has started."""
+    command = ["pgrep", "-P", str(parent), "-f", "vizdoom/vizdoom"]
+    return {int(word) for word in subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()}
 
 
 def test_a_crashed_engine_is_replaced_and_the_episode_goes_on():
-    others = engines()
+    others = engines(os.getpid())
     world, actions = TakeCover(), random_actions(60)
     expected = play(world, 9, actions)
     play(world, 9, actions[:30])
-    for engine in engines() - others:
+    for engine in engines(os.getpid()) - others:
         os.kill(engine, signal.SIGKILL)
     frames = [world.step(action)[0] for action in actions[30:]]
     np.testing.assert_array_equal(frames, expected[31:])
-    for engine in engines() - others:
+    for engine in engines(os.getpid()) - others:
         os.kill(engine, signal.SIGKILL)
     np.testing.assert_array_equal(play(world, 9, actions), expected)
     world.close()
 
 
 def test_nothing_is_left_after_a_kill(tmp_path):
-    before = engines(), set(Path("/dev/shm").glob("ViZDoom*")), set(Path("/tmp").glob("take_cover_*"))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "temporary files").mkdir()
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
         "from env.doom import TakeCover\n"
         "worlds = [TakeCover(), TakeCover()]\n"
         "for world in worlds: world.reset(seed=1); world.step([0.0])\n"
-        "print('ready', flush=True); time.sleep(60)"
+        "print(*[line.split()[-2] for line in open('/proc/self/maps') if '/dev/shm/ViZDoom' in line], flush=True); time.sleep(60)"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert child.stdout.readline() == "ready\n"
-    assert len(engines() - before[0]) >= 2
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary files")}
+    command = [sys.executable, "-c", code]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path / "work", env=environment)
+    shared = child.stdout.readline().split()
+    assert len(shared) >= 4
+    started = engines(child.pid)
+    assert len(started) == 2
     child.kill()
     child.wait()
     deadline = time.monotonic() + 10
-    while engines() - before[0] and time.monotonic() < deadline:
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert engines() - before[0] == set()
-    assert set(Path("/dev/shm").glob("ViZDoom*")) <= before[1]
-    assert set(Path("/tmp").glob("take_cover_*")) <= before[2]
-    assert list(tmp_path.iterdir()) == []  # no _vizdoom.ini, no _vizdoom
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+    assert not any(Path(name).exists() for name in shared)
+    assert list((tmp_path / "temporary files").iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == []  # no _vizdoom.ini, no _vizdoom
+
+
+def test_an_engine_whose_starter_cannot_run_is_started_plainly(monkeypatch, tmp_path):
+    """As where temporary files may not be executed."""
+    monkeypatch.chdir(tmp_path)  # a plain engine leaves _vizdoom where it stands
+    monkeypatch.setattr("env.doom.STARTER", "#!/nowhere/sh\n# {python} {code}\n")
+    plain = TakeCover()
+    with pytest.warns(UserWarning, match="cannot run"):
+        frame, _ = plain.reset(seed=5)
+    plain.close()
+    monkeypatch.undo()
+    usual = TakeCover()
+    np.testing.assert_array_equal(usual.reset(seed=5)[0], frame)
+    usual.close()

@@ -52,20 +52,22 @@ def test_the_pipeline_leaves_everything(run):
 
 @pytest.mark.slow
 def test_a_c_for_each_temperature_on_one_v_and_m(run):
-    words = ("controller/pipeline.py", "doom", "--run", run, "--temperatures", "0.5,1.3", "--ranks", "2", "--no-estimate")
+    words = ("controller/pipeline.py", "doom", "--run", run, "--temperatures", "0.5,1.15", "--ranks", "2", "--no-estimate")
     result = ok(run_python(*words))
-    assert "| 1.15 |  |  |  | 918 ± 546 | 1092 ± 556 |" in result.stdout
-    for name in ("0.5", "1.3"):
+    assert "| 1.15 | 2 | " in result.stdout, "the run's own C is at 1.15"
+    for name in ("0.5", "1.15"):
         study = run / "temperatures" / name
         assert (study / "rnn").resolve() == (run / "rnn").resolve()
         scores = json.loads((study / "evaluate" / "scores.json").read_text())
         assert scores["dream"]["temperature"] == float(name)
-        assert f"| {name} | {scores['dream']['mean']:.1f} ± " in (run / "temperatures" / "table.md").read_text()
+        assert f"| {name} | 2 | {scores['dream']['mean']:.1f} ± " in (run / "temperatures" / "table.md").read_text()
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*.npz")}
-    assert "took" not in ok(run_python(*words)).stdout, "a second call evolves nothing"
+    assert "controller: took" not in ok(run_python(*words)).stdout, "a second call evolves nothing"
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    ok(run_python("controller/report.py", "doom", "--run", run))
     assert "## Temperatures" in (run / "report" / "report.md").read_text()
+    other = run_python("controller/pipeline.py", "doom", "--run", run, "--temperatures", "0.5", "--rnn-steps", "9", "--no-estimate")
+    assert other.returncode == 2
+    assert "evolved on another V and M" in other.stderr
 
 
 @pytest.mark.slow
@@ -122,6 +124,10 @@ def test_random_policies_are_scored(tmp_path):
     [
         (("doom", "--temperatures", "1,hot"), "give different positive numbers"),
         (("doom", "--temperatures", "0"), "give different positive numbers"),
+        (("doom", "--temperatures", "1,1e-9"), "controller.temperature is 1e-09"),
+        (("doom", "--rnn-sequences", "episodes"), "rnn.restart needs sequences of a stream"),
+        (("doom", "--rnn-min-learning-rate", "0.1"), "rnn.min_learning_rate is above"),
+        (("carracing", "--evaluate-dream-episodes", "2"), "no score in its dreams"),
         (("carracing", "--temperatures", "1"), "evolved in the real world"),
         (("carracing", "--controller-world", "dream"), "dreams of no reward"),
         (("doom", "--rnn-window", "0"), "give a window"),

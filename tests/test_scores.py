@@ -10,8 +10,9 @@ import pytest
 from controller.paper import ORIGINAL_CURVE, SCORES, row_for
 from controller.scores import bootstrap_interval, score_table, summarise
 from controller.temperatures import parse_temperatures, temperature_table
+from env.sections import Controller
 from env.settings import UserError
-from env.tasks import Controller, get_task
+from env.tasks import get_task
 
 
 def test_interval_covers_the_mean_at_its_rate():
@@ -58,6 +59,7 @@ def test_dooms_rows_go_by_temperature():
     assert (row.mean, row.std, row.dream) == (1092, 556, (918, 546))
     assert row_for("doom", replace(paper, temperature=0.1)).mean == 193
     assert row_for("doom", None).mean == 210
+    assert row_for("carracing", None) is None
     assert row_for("doom", replace(paper, temperature=0.77)).mean == 1092  # the paper has none: its best
     scores = summarise(np.ones(3), np.ones(3), np.ones(3)) | {"dream": summarise(np.full(3, 7.0), np.ones(3), np.ones(3))}
     table = score_table("ours", "doom", row, scores)
@@ -69,16 +71,17 @@ def test_dooms_rows_go_by_temperature():
 def test_the_temperature_table_has_ours_beside_the_papers():
     doom = get_task("doom")
     ours = summarise(np.full(3, 500.0), np.ones(3), np.ones(3)) | {"dream": summarise(np.full(3, 900.0), np.ones(3), np.ones(3))}
+    ours["generations"] = 90
     lines = temperature_table(doom, {1.15: ours, 0.8: ours}).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert "| 1.15 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 | 918 ± 546 | 1092 ± 556 |" in lines
-    assert "| 0.8 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 |  |  |" in lines
-    assert "| 0.1 |  |  |  | 2086 ± 140 | 193 ± 58 |" in lines
+    assert "| 1.15 | 90 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 | 918 ± 546 | 1092 ± 556 |" in lines
+    assert "| 0.8 | 90 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 |  |  |" in lines
+    assert "| 0.1 |  |  |  |  | 2086 ± 140 | 193 ± 58 |" in lines
     assert [float(line.split("|")[1]) for line in lines[2:8]] == [0.1, 0.5, 0.8, 1.0, 1.15, 1.3]
 
 
 def test_lists_of_temperatures():
     assert parse_temperatures("0.1,1.15,2") == (0.1, 1.15, 2.0)
-    for words in ("", "a", "1,,2", "0", "-1", "1,1.0", "inf", "nan"):
+    for words in ("", "a", "1,,2", "0", "-1", "1,1.0", "1,1.0000001", "inf", "nan"):
         with pytest.raises(UserError, match="give different positive numbers"):
             parse_temperatures(words)
