@@ -267,6 +267,8 @@ class _Table:
     def gather(self, state: State, size: int) -> State:
         """Move the busy lanes, `size` at most, to the front, and forget all lanes beyond."""
         order = np.argsort(~self.busy, kind="stable")[:size]
+        place = {int(lane): new for new, lane in enumerate(order)}
+        self._fresh = {place[lane]: z for lane, z in self._fresh.items()}
         self.size = size
         self.jobs, self._rngs = [self.jobs[i] for i in order], [self._rngs[i] for i in order]
         self.candidate, self.length, self.score = self.candidate[order], self.length[order], self.score[order]

@@ -15,24 +15,32 @@ from env.tasks import load_settings
 FLOORS = ("vae", "rnn", "controller")
 
 
-def test_shipped_files_are_small_and_hold_no_pickles():
-    files = [ROOT / floor / "carracing.npz" for floor in FLOORS]
-    assert sum(file.stat().st_size for file in files) < 9e6
+@pytest.mark.parametrize(("task", "most"), [("carracing", 9e6), ("doom", 12e6)])
+def test_shipped_files_are_small_and_hold_no_pickles(task, most):
+    files = [ROOT / floor / f"{task}.npz" for floor in FLOORS]
+    assert sum(file.stat().st_size for file in files) < most
+    initial, _ = load_arrays(ROOT / "vae" / f"{task}.initial.npz")
+    assert initial["mu"].shape == initial["logvar"].shape
     for file, floor in zip(files, FLOORS):
         arrays, meta = load_arrays(file)
         assert meta["model"] == floor
         assert all(np.isfinite(array.astype(np.float32)).all() for array in arrays.values())
 
 
-def test_shipped_scores_are_consistent():
-    scores = json.loads((ROOT / "controller" / "carracing.scores.json").read_text())
+@pytest.mark.parametrize("task", ["carracing", "doom"])
+def test_shipped_scores_are_consistent(task):
+    scores = json.loads((ROOT / "controller" / f"{task}.scores.json").read_text())
     assert scores["render"] == "official"
     assert len(scores["returns"]) == len(scores["lengths"]) == len(set(scores["seeds"])) == 100
     assert scores["mean"] == pytest.approx(np.mean(scores["returns"]))
     assert scores["std"] == pytest.approx(np.std(scores["returns"]))
     assert tuple(scores["ci95"]) == bootstrap_interval(np.array(scores["returns"]))
     assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in (ROOT / "README.md").read_text()
-    load_settings(ROOT / "controller" / "carracing.settings.json")
+    load_settings(ROOT / "controller" / f"{task}.settings.json")
+    if task == "doom":
+        dream = scores["dream"]
+        assert dream["mean"] == pytest.approx(np.mean(dream["returns"]))
+        assert f"{dream['mean']:.1f} ± {dream['std']:.1f}" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -44,3 +52,15 @@ def test_the_shipped_agent_drives(tmp_path):
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["mean"] > 500
     assert scores["agent"] == "controller/carracing.npz"
+
+
+@pytest.mark.slow
+def test_the_shipped_doom_agent_lives(tmp_path):
+    """Eight whole episodes of the real game, played by a C that knows it from dreams only: longer than random play's 210."""
+    words = ("--episodes", "8", "--render", "fast", "--weights", ROOT / "controller" / "doom.npz")
+    result = run_python("controller/evaluate.py", "doom", *words, "--json", tmp_path / "scores.json", ranks=2)
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["mean"] > 300
+    assert scores["agent"] == "controller/doom.npz"
+    assert scores["dream"]["episodes"] == 100
