@@ -49,7 +49,12 @@ def main() -> None:
         print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
     initial, _ = load_arrays(run / "encode" / "initial.npz")
     save_arrays(model_paths(task, None).initial, {key: array.astype(np.float16) for key, array in initial.items()}, compress=9)
-    pictures = (("vae", "reconstructions", ".png"), ("controller", "agent", ".png"), ("controller", "controller", ".curve.png"))
+    pictures = (
+        ("vae", "reconstructions", ".png"),
+        ("controller", "agent", ".png"),
+        ("controller", "controller", ".curve.png"),
+        ("controller", "moments", ".moments.png"),
+    )
     for floor, picture, suffix in pictures:
         shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task).with_suffix(suffix))
     write_json(shipped("controller", task).with_suffix(".settings.json"), settings.to_dict())
