@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
-from env.rundir import Run
+from controller.stages import waiting_stages
+from controller.temperatures import SHARED
+from env.rundir import Run, Stage
 from env.settings import UserError
+from env.tasks import get_task
 
 
 def with_vae(settings, **changes):
@@ -84,3 +88,26 @@ def test_a_run_that_cannot_be_made_is_one_line(tmp_path, tiny):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to the run directory"):
         Run(tmp_path / "file" / "run", tiny)
+
+
+def test_a_temperature_study_is_not_left_on_another_v_and_m(tmp_path):
+    settings = get_task("doom").scales["smoke"]
+    stage = Stage(tmp_path / "run" / "temperatures" / "0.5", "controller", settings)
+    stage.start()
+    stage.finish({})
+    with pytest.raises(UserError, match="0.5 has a C that was evolved on another V and M"):
+        waiting_stages(tmp_path / "run", settings, SHARED)
+
+
+def test_a_stage_older_than_a_setting_is_as_with_its_default(tmp_path, tiny):
+    run = Run(tmp_path / "run", tiny)
+    stage = run.stage("rnn")
+    stage.start()
+    stage.finish({})
+    record = json.loads((stage.dir / "stage.json").read_text())
+    del record["settings"]["rnn.dtype"]
+    (stage.dir / "stage.json").write_text(json.dumps(record))
+    assert stage.check()
+    other = dataclasses.replace(tiny, rnn=dataclasses.replace(tiny.rnn, dtype="mixed_bfloat16"))
+    with pytest.raises(UserError, match="rnn.dtype = float32, now it is mixed_bfloat16"):
+        Stage(run.path, "rnn", other).check()
