@@ -2,8 +2,8 @@
 
 random: the original's for CarRacing, its agent with random weights.
 hold: the original's for Doom, an action held for 1 to 10 steps.
-varied: the same with longer holds in most episodes. Who holds for 10 steps at most hardly ever stands at a wall for long, and M
-    then dreams that no fireball comes there.
+varied: the same with longest holds from 1 to LONGEST_HOLD, another in each episode. Who holds for 10 steps at most hardly ever
+    stands at a wall for long, and M then dreams that no fireball comes there.
 uniform: a new action each step, the random player that the paper's table of Doom names.
 
 In `random` the original gives V, M and C fresh weights for each episode, standard Cauchy times s with s uniform in [0, 0.01] (original
@@ -23,6 +23,7 @@ from env.settings import UserError
 from env.tasks import Task
 
 LARGEST_SCALE = 0.01
+LONGEST_HOLD = 300
 
 
 def random_parameters(size: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -63,7 +64,7 @@ class HoldPolicy:
     Args:
         task: the game.
         longest: 10, or 1 for a new action at each step.
-        varied: draw the longest hold for each episode, uniformly from 1 to `longest`.
+        varied: draw the longest hold for each episode from 1 to `longest`, with a uniform logarithm.
     """
 
     slots = 1
@@ -73,7 +74,7 @@ class HoldPolicy:
 
     def begin(self, slot: int, job: Job) -> None:
         self._rng = episode_rng(job.seed)
-        self._longest = self._rng.integers(1, self._most, endpoint=True) if self._varied else self._most
+        self._longest = round(float(np.exp(self._rng.uniform(0, np.log(self._most))))) if self._varied else self._most
         self._step, self._repeat = 0, self._rng.integers(1, self._longest, endpoint=True)
 
     def act(self, frames: np.ndarray) -> np.ndarray:
@@ -93,7 +94,7 @@ def random_player(name: str, task: Task, z_size: int) -> Player:
     if name == "random":
         return RandomPolicy(task, z_size)
     if name == "varied":
-        return HoldPolicy(task, 50, varied=True)
+        return HoldPolicy(task, LONGEST_HOLD, varied=True)
     if name in ("hold", "uniform"):
         return HoldPolicy(task, 10 if name == "hold" else 1)
     raise UserError(f"there is no random policy '{name}': choose random, hold, varied or uniform")

@@ -33,7 +33,7 @@ class Extract:
     episodes: int = setting(10000, "episodes to record", low=2, resumable=True)
     policy: str = setting(
         "random",
-        "who plays: random weights in C for each episode; an action held for 1..10 steps, or for 1..n with n varied up to 50; "
+        "who plays: random weights in C for each episode; an action held for 1..10 steps, or for 1..n with n varied up to 300; "
         "a uniform action each step; or a trained C",
         choices=("random", "hold", "varied", "uniform", "controller"),
     )

@@ -224,6 +224,17 @@ def test_an_agent_told_of_another_action_goes_on_from_there(task, settings, mode
     assert np.abs(actions[0] - actions[1]).max() > 1e-6
 
 
+def test_varied_holds_are_short_in_some_episodes_and_long_in_others():
+    doom, shares = get_task("doom"), []
+    player = random_player("varied", doom, 64)
+    for seed in range(60):
+        player.begin(0, Job(0, 0, seed))
+        actions = [float(player.act(np.zeros((1, 64, 64, 3), np.uint8))[0, 0]) for _ in range(300)]
+        shares.append((np.diff(actions) != 0).mean())
+    assert np.mean(np.array(shares) > 0.5) > 0.1
+    assert np.mean(np.array(shares) < 0.05) > 0.2
+
+
 @pytest.mark.parametrize("name", ["hold", "uniform"])
 def test_random_policies_hold_their_actions_as_named(name):
     doom = get_task("doom")
