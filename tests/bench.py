@@ -2,10 +2,11 @@
 
     python tests/bench.py world
     python tests/bench.py all --json bench.json
+    python tests/bench.py dream --run runs/doom
 
 world: steps a second of CarRacing as the agent sees it (physics, drawing, crop, resize), with our drawing and gymnasium's.
 loop: steps a second of the whole agent, V + M + C + world, with the shipped weights, in float32 and bfloat16.
-dream: steps a second of Doom's dream with the shipped weights, of which only those of living dreams count: 64 candidates with
+dream: steps a second of Doom's dream with the shipped weights, or those of --run; only those of living dreams count: 64 candidates with
     16 episodes each, in float32 and bfloat16, and as many dreams as there are lanes, for 1, 64 and 1024 lanes.
 """
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from env.command import run_command
 from env.compute import limit_threads
-from env.settings import OneLineParser
+from env.settings import OneLineParser, UserError
 from env.tasks import get_task
 
 REPEATS = 5
@@ -58,7 +59,7 @@ def bench_gemm() -> dict[str, float]:
     return {"gemm_gflops_core": median_rate(multiply) * 2 * 1024**3 / 1e9}
 
 
-def bench_world() -> dict[str, float]:
+def bench_world(run: Path | None) -> dict[str, float]:
     """Steps a second of driving down the track, resets left out."""
     from env.carracing import CarRacing
 
@@ -76,7 +77,7 @@ def bench_world() -> dict[str, float]:
     return {"world_steps_per_s_core": rates["fast"], "world_official_steps_per_s_core": rates["official"]}
 
 
-def bench_loop() -> dict[str, float]:
+def bench_loop(run: Path | None) -> dict[str, float]:
     """Steps a second of the shipped agent in 32 slots, resets included."""
     from controller.agent import load_agent
     from controller.rollout import Job, Worlds, rollout
@@ -95,21 +96,21 @@ def bench_loop() -> dict[str, float]:
     return rates
 
 
-def bench_dream() -> dict[str, float]:
-    """Steps a second of living dreams: starting and the last ones' waiting for nobody included."""
+def bench_dream(run: Path | None) -> dict[str, float]:
+    """Steps a second of living dreams, from the first one's start to the last one's end."""
     from controller.rollout import Job
     from controller.simulate import dream_simulator
-    from controller.weights import shipped
+    from controller.weights import controller_path
     from env.files import load_arrays
 
     task, rates = get_task("doom"), {}
     paper = task.scales["paper"]
-    mean = load_arrays(shipped("controller", task))[0]["params"]
+    mean = load_arrays(controller_path(task, run or Path(), run is not None, None))[0]["params"]
     candidates = mean + 0.03 * np.random.default_rng(0).standard_normal((64, len(mean)))  # a population around it
 
     def measure(dtype: str, lanes: int, jobs: list[Job], repeats: int) -> float:
         settings = replace(paper, controller=replace(paper.controller, lanes=lanes, dtype=dtype))
-        simulate = dream_simulator(task, settings, None)
+        simulate = dream_simulator(task, settings, run)
         return median_rate(lambda: sum(result.length for result in simulate(candidates, jobs)), repeats)
 
     for dtype in ("float32", "mixed_bfloat16"):
@@ -128,13 +129,19 @@ BENCHES = {"world": bench_world, "loop": bench_loop, "dream": bench_dream}
 def main() -> None:
     parser = OneLineParser(description=__doc__)
     parser.add_argument("bench", choices=[*BENCHES, "all"], nargs="?", default="all")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="take V, M and C of this run instead of the shipped ones (dream)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parsed = parser.parse_args()
     limit_threads()
     figures = bench_gemm()
     for name, bench in BENCHES.items():
-        if parsed.bench in (name, "all"):
-            figures |= bench()
+        if parsed.bench == name:
+            figures |= bench(parsed.run)
+        elif parsed.bench == "all":
+            try:
+                figures |= bench(parsed.run)
+            except UserError as error:
+                print(f"{name}: left out: {error}")
     for key, value in figures.items():
         print(f"{key:<44}{value:>12,.1f}")
     if parsed.json:
