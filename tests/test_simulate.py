@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,12 +32,13 @@ def settings():
 def run(settings, tmp_path_factory):
     """A run with an untrained V and M, in whose dreams death depends on the actions."""
     path, rng = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
+    keras.utils.set_random_seed(0)
     rnn = make_rnn(DOOM, settings, "float32")
     kernel = rnn.output_layer.kernel.numpy()
     kernel[:, 0] = rng.standard_normal(512) * 2
     rnn.output_layer.kernel.assign(kernel)
     lstm = rnn.lstm.kernel.numpy()
-    lstm[64] *= 10  # the action's row
+    lstm[64] *= 30  # the action's row
     rnn.lstm.kernel.assign(lstm)
     save_weights(path / "vae" / "weights.npz", ConvVAE(64), {"model": "vae", "z_size": 64})
     save_weights(path / "rnn" / "weights.npz", rnn, rnn_meta(DOOM, settings))
@@ -58,6 +60,8 @@ def test_the_trainers_dream_is_the_shown_one(settings, run):
             steps, over = steps + 1, terminated or truncated
         assert trained[job.index] == steps
     assert len(set(trained.values())) > 2
+    other = {r.job.index: r.length for r in dream_simulator(DOOM, settings, run)(params[::-1], jobs)}
+    assert other != trained, "actions decide how long a dream lasts"
 
 
 def test_the_settings_choose_the_world(settings, run):
