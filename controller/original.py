@@ -84,12 +84,16 @@ def original_paths(folder: Path) -> OriginalPaths:
 
 
 def load_original_rnn(path: Path, model: MDNRNN) -> None:
-    """Set M's weights from the authors' rnn.json. Raises UserError, see `_assign`."""
+    """Set M's weights from the authors' rnn.json. Raises UserError, see `_assign`.
+
+    Their CarRacing makes the output layer's variables first, their Doom the LSTM's; the first array's rows tell.
+    """
     output, lstm = model.output_layer, model.lstm
-    _assign(
-        path,
-        [("output kernel", output.kernel), ("output bias", output.bias), ("LSTM kernel", lstm.kernel), ("LSTM bias", lstm.bias)],
-    )
+    named = [("output kernel", output.kernel), ("output bias", output.bias), ("LSTM kernel", lstm.kernel), ("LSTM bias", lstm.bias)]
+    data = _read_json(path)
+    rows = len(data[0]) if isinstance(data, list) and data and isinstance(data[0], list) else 0
+    lstm_first = rows == lstm.kernel.shape[0]
+    _assign(path, named[2:] + named[:2] if lstm_first else named)
 
 
 def load_original_controller(folder: Path, size: int) -> np.ndarray:

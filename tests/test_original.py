@@ -38,6 +38,15 @@ def test_rnn_weights_are_integers_over_ten_thousand(tmp_path):
         np.testing.assert_allclose(variable.numpy(), array / 10000, atol=1e-7)
 
 
+def test_rnn_weights_that_begin_with_the_lstm_are_known_by_their_shape(tmp_path):
+    """The order in which the authors' Doom makes its variables."""
+    arrays, model = integers(RNN_SHAPES), MDNRNN()
+    load_original_rnn(write(tmp_path / "rnn.json", arrays[2:] + arrays[:2]), model)
+    variables = [model.output_layer.kernel, model.output_layer.bias, model.lstm.kernel, model.lstm.bias]
+    for variable, array in zip(variables, arrays):
+        np.testing.assert_allclose(variable.numpy(), array / 10000, atol=1e-7)
+
+
 def test_vae_weights_go_to_their_layers_in_order(tmp_path):
     arrays, model = integers(VAE_SHAPES), ConvVAE(32)
     load_original_vae(write(tmp_path / "vae.json", arrays), model)
