@@ -131,19 +131,16 @@ def dream_frames(task: Task, settings: Settings, run: Path, params: np.ndarray) 
     """
     import tensorflow as tf
 
-    from controller.agent import make_policy
-    from controller.policy import to_action
     from controller.rollout import episode_seed
-    from controller.simulate import make_dream
+    from controller.simulate import make_act, make_dream
 
-    dream, policy = make_dream(task, settings, run), make_policy(task, settings)
-    act = tf.function(lambda seen: to_action(task, policy.act(tf.constant(params[None]), seen), tf.clip_by_value))
+    dream, act = make_dream(task, settings, run), tf.function(make_act(task, settings))
     seen, _ = dream.reset(seed=episode_seed(settings.seed, 4, 0))
     pictures, hundredth, over, step = [], dream.render(), False, 0
     while not over:
         if step % EVERY == 0 and step < LONGEST:
             pictures.append(enlarged(dream.render(), 4))
-        seen, _, terminated, truncated, _ = dream.step(act(tf.constant(seen[None])).numpy()[0])
+        seen, _, terminated, truncated, _ = dream.step(act(tf.constant(params[None]), tf.constant(seen[None])).numpy()[0])
         over, step = terminated or truncated, step + 1
         if step <= 100:
             hundredth = dream.render()

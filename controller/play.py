@@ -88,15 +88,10 @@ class DreamGame:
     def __init__(self, task: Task, settings: Settings, run: Path | None, params: np.ndarray | None) -> None:
         import tensorflow as tf
 
-        from controller.agent import make_policy
-        from controller.policy import to_action
-        from controller.simulate import make_dream
+        from controller.simulate import make_act, make_dream
 
-        self._dream, policy = make_dream(task, settings, run), make_policy(task, settings)
-        self._act = None
-        if params is not None:
-            rows = tf.constant(params[None])
-            self._act = tf.function(lambda seen: to_action(task, policy.act(rows, seen), tf.clip_by_value))
+        self._dream, self._act = make_dream(task, settings, run), tf.function(make_act(task, settings))
+        self._params = None if params is None else tf.constant(params[None])
 
     def begin(self, seed: int) -> None:
         self._seen, _ = self._dream.reset(seed=seed)
@@ -105,7 +100,7 @@ class DreamGame:
         return self._dream.render()
 
     def answer(self) -> np.ndarray | None:
-        return self._act(self._seen[None]).numpy()[0] if self._act else None
+        return None if self._params is None else self._act(self._params, self._seen[None]).numpy()[0]
 
     def step(self, action: np.ndarray) -> tuple[float, bool]:
         self._seen, reward, terminated, truncated, _ = self._dream.step(action)

@@ -15,7 +15,7 @@ from controller.policy import to_action
 from controller.rollout import Job, Worlds, rollout
 from controller.weights import model_paths
 from env.tasks import Settings, Task
-from rnn.dream import Beginnings, Dream, DreamLanes
+from rnn.dream import Act, Beginnings, Dream, DreamLanes
 from rnn.rnn import MDNRNN, load_rnn
 from vae.vae import load_vae
 
@@ -48,14 +48,20 @@ def real_simulator(task: Task, settings: Settings, run: Path | None) -> Simulato
     return simulate
 
 
-def dream_lanes(task: Task, settings: Settings, rnn: MDNRNN, beginnings: Beginnings) -> DreamLanes:
-    """Lanes of the dreams of `rnn`, acted in by the settings' C."""
-    c, policy = settings.controller, make_policy(task, settings)
+def make_act(task: Task, settings: Settings) -> Act:
+    """The settings' C as dreams ask it: parameters [B, size] and what it sees, features [B, F] -> actions [B, A]."""
+    policy = make_policy(task, settings)
 
     def act(params: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
         return to_action(task, policy.act(params, features), tf.clip_by_value)
 
-    return DreamLanes(rnn, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes)
+    return act
+
+
+def dream_lanes(task: Task, settings: Settings, rnn: MDNRNN, beginnings: Beginnings) -> DreamLanes:
+    """Lanes of the dreams of `rnn`, acted in by the settings' C."""
+    c = settings.controller
+    return DreamLanes(rnn, beginnings, make_act(task, settings), c.features, c.temperature, c.dream_steps, c.lanes)
 
 
 def dream_simulator(task: Task, settings: Settings, run: Path | None) -> Simulator:
