@@ -32,7 +32,7 @@ class Agent:
 
     Args:
         task: how C's outputs become an action.
-        vae, rnn: V and M.
+        vae, rnn: V and M. V's weights are taken over as they are now; later changes of them have no effect.
         policy: the shape of C.
         feature_names: what C sees, see rnn/rnn.py.
         slots: B.
@@ -53,6 +53,7 @@ class Agent:
         zeros = np.zeros((slots, vae.z_size), np.float32)
         self._state = rnn.initial(tf.constant(zeros))
         self._action = tf.zeros((slots, task.action_size))
+        self._encode = vae.fixed_encoder(slots)
         self._compiled = tf.function(self._step)
 
     def set_candidates(self, candidates: np.ndarray) -> None:
@@ -78,7 +79,7 @@ class Agent:
     def _step(
         self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor
     ) -> tuple[State, tf.Tensor]:
-        mu, logvar = self.vae.encode(frames)
+        mu, logvar = self._encode(frames)
         z = self.vae.sample(mu, logvar, noise)
         started, went_on = self.rnn.initial(z), self.rnn.observe(state, action, z)
         state = State(*(tf.where(fresh[:, None], a, b) for a, b in zip(started, went_on)))

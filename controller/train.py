@@ -159,7 +159,8 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         return
     models = check_models(task, path)
     check_agreement(ranks, settings, models)
-    limit_threads()
+    # Dreams of a single process may have the GPU, where there is one: they are one large graph. Worlds would leave it idle.
+    limit_threads(gpu=settings.controller.world == "dream" and ranks.size == 1)
     from controller.agent import make_policy
     from controller.simulate import make_simulator
 

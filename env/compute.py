@@ -42,17 +42,21 @@ def start_tensorflow() -> None:
         tf.zeros(())
 
 
-def limit_threads(tensorflow: bool = True) -> None:
+def limit_threads(tensorflow: bool = True, gpu: bool = False) -> None:
     """Keep this process to one thread and off any GPU: each rank has one core to itself, and 64 ranks would fill a GPU.
 
     To be called before TensorFlow does its first operation.
 
     Args:
         tensorflow: whether to import it, too.
+        gpu: leave it the GPU after all, taking its memory as needed.
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    if gpu:
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import cv2
 

@@ -21,7 +21,7 @@ from env.files import load_arrays
 from env.settings import UserError
 from env.tasks import Settings, Task
 from rnn.lstm import LSTM
-from rnn.mdn import mixture, sample
+from rnn.mdn import log_prob, sample
 from vae.vae import ConvVAE, assign_weights
 
 
@@ -149,7 +149,7 @@ class MDNRNN(keras.Model):
         x = self._input(z, tf.cast(action, tf.float32), first[..., None])
         every_h, carried = self.lstm(x[:, :-1], h, c, None if restart is None else first[:, :-1])
         output, logit = self._output(every_h)
-        z_loss = -tf.reduce_mean(mixture(output, self.mixtures).log_prob(z[:, 1:]))
+        z_loss = -tf.reduce_mean(log_prob(output, self.mixtures, z[:, 1:]))
         if logit is None:
             return {"loss": z_loss}, carried
         target = first[:, 1:]

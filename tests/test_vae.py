@@ -66,7 +66,7 @@ def test_free_bits_floor_each_frame_not_the_mean(vae):
     """One frame above the floor and one below must not average out."""
     black, noise = np.zeros((2, 64, 64, 3), np.float32), np.zeros((2, 32), np.float32)
     model = ConvVAE(32)
-    model.encode = lambda x: (tf.constant([[0.0] * 32, [2.0] * 32]), tf.zeros((2, 32)))
+    model.encode = lambda x, training: (tf.constant([[0.0] * 32, [2.0] * 32]), tf.zeros((2, 32)))
     assert float(model.loss_terms(black, noise)["kl"]) == pytest.approx((16 + 64) / 2)
 
 

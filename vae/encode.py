@@ -15,11 +15,14 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from env.command import existing, parser, progress, resolve, run_command
 from env.compute import start_tensorflow
-from env.episodes import LATENTS, cut_or_missing, is_whole, read_episode, write_episode
+from env.episodes import LATENTS, cut_or_missing, is_whole, read_episode
 from env.files import save_arrays
 from env.rundir import Run
 from env.settings import UserError
@@ -27,6 +30,8 @@ from vae.train import episode_paths
 
 INITIAL = 1000  # first frames kept as starting points of dreams
 CHUNK = 200  # frames encoded at a time
+
+Encoder = Callable[[np.ndarray], tuple[Any, Any]]
 
 
 def vae_weights(run: Run) -> Path:
@@ -40,6 +45,30 @@ def vae_weights(run: Run) -> Path:
     return run.path / "vae" / "weights.npz"
 
 
+def make_encoder(run: Run) -> Encoder:
+    """The run's V, compiled: frames uint8 [CHUNK, 64, 64, 3] -> mu, logvar, each float32 [CHUNK, z_size]."""
+    start_tensorflow()
+    import tensorflow as tf
+
+    from vae.vae import load_vae
+
+    settings = run.settings
+    encode = load_vae(vae_weights(run), settings.vae.z_size, dtype=settings.vae.dtype).fixed_encoder(CHUNK)
+    return lambda frames: encode(tf.constant(frames))
+
+
+def encode_episode(encode: Encoder, source: Path, target: Path) -> None:
+    """Write the latents of the recorded episode `source` to `target`."""
+    episode = read_episode(source)
+    frames = episode.pop("obs")
+    padded = np.concatenate([frames, np.zeros((-len(frames) % CHUNK, *frames.shape[1:]), np.uint8)])
+    parts = [encode(padded[start : start + CHUNK]) for start in range(0, len(padded), CHUNK)]
+    mu, logvar = (np.concatenate([np.asarray(p[i]) for p in parts])[: len(frames)] for i in (0, 1))
+    latents = {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)}
+    # Not compressed: noise hardly shrinks, and M's training reads each file many times.
+    save_arrays(target, episode | latents)
+
+
 def encode_run(run: Run) -> None:
     """The encode stage of a run."""
     stage = run.stage("encode")
@@ -47,26 +76,14 @@ def encode_run(run: Run) -> None:
     if stage.check() and not cut_or_missing(folder, range(run.settings.extract.episodes)):
         print(f"encode: finished already in {stage.dir}")
         return
-    start_tensorflow()
-    import tensorflow as tf
-
-    from vae.vae import FRAME, load_vae
-
-    settings = run.settings
-    model = load_vae(vae_weights(run), settings.vae.z_size, dtype=settings.vae.dtype)
+    encode = make_encoder(run)
     stage.start()
-    encode = tf.function(model.encode, input_signature=[tf.TensorSpec((CHUNK, *FRAME), tf.uint8)])
     paths = episode_paths(run)
     first: list[tuple[np.ndarray, np.ndarray]] = []
     for path in progress(paths, desc="encode", unit="episode"):
         target = folder / path.name
         if not is_whole(target, LATENTS):
-            episode = read_episode(path)
-            frames = episode.pop("obs")
-            padded = np.concatenate([frames, np.zeros((-len(frames) % CHUNK, *FRAME), np.uint8)])
-            parts = [encode(padded[start : start + CHUNK]) for start in range(0, len(padded), CHUNK)]
-            mu, logvar = (np.concatenate([np.asarray(p[i]) for p in parts])[: len(frames)] for i in (0, 1))
-            write_episode(target, episode | {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)})
+            encode_episode(encode, path, target)
         if len(first) < INITIAL:
             latents = read_episode(target, LATENTS)
             first.append((latents["mu"][0], latents["logvar"][0]))

@@ -18,9 +18,30 @@ from env.settings import UserError
 Step = Callable[..., dict[str, tf.Tensor]]
 
 
+class Adam(keras.optimizers.Adam):
+    """Keras' Adam, each variable updated by the one operation that TF1's Adam used: the same formula (Kingma & Ba 2015, the
+    form before section 2.1), in one pass through memory instead of about ten."""
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
+        dtype, step, index = variable.dtype, tf.cast(self.iterations + 1, tf.float32), self._get_variable_index(variable)
+        beta1, beta2, epsilon = (tf.constant(value, dtype) for value in (self.beta_1, self.beta_2, self.epsilon))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=beta1**step,
+            beta2_power=beta2**step,
+            lr=tf.cast(learning_rate, dtype),
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+            grad=tf.cast(gradient, dtype),
+        )
+
+
 def adam(learning_rate: float | keras.optimizers.schedules.LearningRateSchedule) -> keras.optimizers.Adam:
     """Adam as TF1 had it: epsilon 1e-8, where Keras' default is 1e-7."""
-    return keras.optimizers.Adam(learning_rate, epsilon=1e-8)
+    return Adam(learning_rate, epsilon=1e-8)
 
 
 Variables = dict[str, list[Any]]  # what a checkpoint keeps, by kind
