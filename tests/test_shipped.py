@@ -67,3 +67,37 @@ def test_the_shipped_doom_agent_lives(tmp_path):
     assert scores["mean"] > 300
     assert scores["agent"] == "controller/doom.npz"
     assert scores["dream"]["episodes"] == 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("doom" not in SHIPPED, reason="no Doom agent is shipped yet")
+def test_who_has_no_skill_lives_as_long_in_the_dream_as_in_the_game():
+    """Left, right and nothing all the time: where a dream lets one of them live on, C finds it at once, and is worth nothing in
+    the game."""
+    import tensorflow as tf
+
+    from controller.rollout import Job, Worlds
+    from controller.weights import model_paths
+    from env.tasks import get_task
+    from rnn.dream import Beginnings, DreamLanes
+    from rnn.rnn import load_rnn
+
+    task = get_task("doom")
+    paper, paths, episodes = task.scales["paper"], model_paths(task, None), range(48)
+    worlds = Worlds(task, paper.world)
+    rnn, beginnings = load_rnn(paths.rnn, task, paper), Beginnings.load(paths.initial, paper.vae.z_size)
+
+    def always(params: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        return params
+
+    def game(action: float, seed: int) -> int:
+        worlds[0].reset(seed=seed)
+        return next(steps for steps in range(1, 2101) if any(worlds[0].step(np.array([action], np.float32))[2:4]))
+
+    lanes = DreamLanes(rnn, beginnings, always, "zch", 1.15, 2100, len(episodes))
+    for action in (-1.0, 0.0, 1.0):
+        dreamt = np.mean([result.length for result in lanes.play(np.array([[action]]), [Job(i, 0, i) for i in episodes])])
+        lived = np.mean([game(action, 1000 + i) for i in episodes])
+        print(f"action {action:+.0f}: {dreamt:.0f} steps in the dream, {lived:.0f} in the game")
+        assert 0.7 < dreamt / lived < 1.4
+    worlds.close()
