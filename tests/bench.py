@@ -1,151 +1,92 @@
-"""Benchmarks, on one core, each beside the machine's own limit measured in the same run.
+"""Benchmarks, each beside the machine's own limit measured in the same run.
 
     python tests/bench.py world
-    python tests/bench.py all --json bench.json
+    python tests/bench.py all --json tests/bench.json
     python tests/bench.py dream --run runs/doom
+    python tests/bench.py growth --json tests/growth.json --plot tests/growth.png
 
-world: steps a second of CarRacing as the agent sees it (physics, drawing, crop, resize), with our drawing and gymnasium's.
-loop: steps a second of the whole agent, V + M + C + world, with the shipped weights, in float32 and bfloat16.
-dream: steps a second of Doom's dream with the shipped weights, or those of --run; only those of living dreams count: 64 candidates with
-    16 episodes each, in float32 and bfloat16, and as many dreams as there are lanes, for 1, 64 and 1024 lanes.
+world: CarRacing as the agent sees it, with our drawing and gymnasium's. loop: the whole agent, V + M + C + world.
+dream: Doom's dream, steps of living dreams only. extract, encode: recording, and turning recordings into latents.
+vae, rnn: the trainings of V and M. scaling: 2 ranks against one, and how long ranks wait for each other.
+memory: of V's training and of a rank. all: all of these. growth: how throughput and memory change with slots, lanes,
+population, episodes on disk and the size of z; it takes some minutes and is not part of all.
+
+What plays runs on one core, the trainings on all. Inputs are real: recordings made on the spot, the shipped weights. Figures
+are medians after a warm-up. Beside each stands, where its work is matrix products, what share of the machine's float32 rate
+for them it reaches.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
 
-import json
-import time
+import tempfile
 from collections.abc import Callable
-from dataclasses import replace
-
-import numpy as np
 
 from env.command import run_command
-from env.compute import limit_threads
+from env.compute import available_cores, limit_threads
+from env.files import write_json
 from env.settings import OneLineParser, UserError
-from env.tasks import get_task
+from tests import bench_commands, bench_growth, bench_play
+from tests.bench_data import Data
 
-REPEATS = 5
-
-
-def median_rate(work: Callable[[], int], repeats: int = REPEATS) -> float:
-    """Units of work a second: the median of `repeats` calls after one to warm up."""
-    work()
-    rates = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        units = work()
-        rates.append(units / (time.perf_counter() - started))
-    return float(np.median(rates))
-
-
-def bench_gemm() -> dict[str, float]:
-    """This core's limit: GFLOP/s of a float32 product of 1024 x 1024 matrices."""
-    import tensorflow as tf
-
-    a = tf.random.stateless_normal((1024, 1024), [1, 2])
-    product = tf.function(lambda x: tf.matmul(x, x))
-
-    def multiply() -> int:
-        for _ in range(10):
-            product(a).numpy()
-        return 10
-
-    return {"gemm_gflops_core": median_rate(multiply) * 2 * 1024**3 / 1e9}
+BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
+    "world": bench_play.bench_world,
+    "loop": bench_play.bench_loop,
+    "dream": bench_play.bench_dream,
+    "extract": bench_play.bench_extract,
+    "encode": bench_play.bench_encode,
+    "vae": bench_commands.bench_vae,
+    "rnn": bench_commands.bench_rnn,
+    "scaling": bench_commands.bench_scaling,
+    "memory": bench_commands.bench_memory,
+    "growth": bench_growth.bench_growth,
+}
+ALL = [name for name in BENCHES if name != "growth"]
 
 
-def bench_world(run: Path | None) -> dict[str, float]:
-    """Steps a second of driving down the track, resets left out."""
-    from env.carracing import CarRacing
-
-    rates = {}
-    for render, steps in (("fast", 1000), ("official", 100)):
-        world = CarRacing(render=render)
-        world.reset(seed=1)
-
-        def drive(world: CarRacing = world, steps: int = steps) -> int:
-            for _ in range(steps):
-                world.step(np.array([0.05, 0.2, 0.0], np.float32))
-            return steps
-
-        rates[render] = median_rate(drive)
-    return {"world_steps_per_s_core": rates["fast"], "world_official_steps_per_s_core": rates["official"]}
-
-
-def bench_loop(run: Path | None) -> dict[str, float]:
-    """Steps a second of the shipped agent in 32 slots, resets included."""
-    from controller.agent import load_agent
-    from controller.rollout import Job, Worlds, rollout
-    from controller.weights import shipped
-
-    task, rates = get_task("carracing"), {}
-    paper = task.scales["paper"]
-    world = replace(paper.world, max_steps=300)
-    for name in ("float32", "mixed_bfloat16"):
-        settings = replace(paper, world=world, controller=replace(paper.controller, slots=32, dtype=name))
-        agent, _ = load_agent(task, settings, None, shipped("controller", task))
-        jobs = [Job(i, 0, i) for i in range(32)]
-        worlds = Worlds(task, world)
-        rate = median_rate(lambda: sum(result.length for result in rollout(worlds, agent, jobs)))
-        rates[f"loop_{name.removeprefix('mixed_')}_steps_per_s_core"] = rate
-    return rates
-
-
-def bench_dream(run: Path | None) -> dict[str, float]:
-    """Steps a second of living dreams, from the first one's start to the last one's end."""
-    from controller.rollout import Job
-    from controller.simulate import dream_simulator
-    from controller.weights import controller_path
-    from env.files import load_arrays
-
-    task, rates = get_task("doom"), {}
-    paper = task.scales["paper"]
-    mean = load_arrays(controller_path(task, run or Path(), run is not None, None))[0]["params"]
-    candidates = mean + 0.03 * np.random.default_rng(0).standard_normal((64, len(mean)))  # a population around it
-
-    def measure(dtype: str, lanes: int, jobs: list[Job], repeats: int) -> float:
-        settings = replace(paper, controller=replace(paper.controller, lanes=lanes, dtype=dtype))
-        simulate = dream_simulator(task, settings, run)
-        return median_rate(lambda: sum(result.length for result in simulate(candidates, jobs)), repeats)
-
-    for dtype in ("float32", "mixed_bfloat16"):
-        name = dtype.removeprefix("mixed_")
-        population = [Job(i, i // 16, i % 16) for i in range(1024)]
-        rates[f"dream_{name}_steps_per_s_core"] = measure(dtype, paper.controller.lanes, population, 2)
-        for lanes in (1, 64, 1024):
-            jobs = [Job(i, i % 64, i) for i in range(lanes)]
-            rates[f"dream_{name}_{lanes}_lanes_steps_per_s_core"] = measure(dtype, lanes, jobs, 2)
-    return rates
-
-
-BENCHES = {"world": bench_world, "loop": bench_loop, "dream": bench_dream}
+def show(figures: dict[str, float]) -> None:
+    """Print the table."""
+    gemm, flops = figures["gemm_gflops_core"] * 1e9, bench_play.flops()
+    print(f"{'':<44}{'':>12}   share of the float32 matrix products' rate")
+    for key, value in figures.items():
+        limit = gemm * (1 if key.endswith("_core") else available_cores())
+        share = f"{value * flops[key] / limit:>10.0%}" if key in flops else ""
+        print(f"{key:<44}{value:>12,.{1 if value >= 10 else 3}f}{share}")
 
 
 def main() -> None:
     parser = OneLineParser(description=__doc__)
     parser.add_argument("bench", choices=[*BENCHES, "all"], nargs="?", default="all")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="take V, M and C of this run instead of the shipped ones (dream)")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="take Doom's V, M and C of this run instead of the shipped ones")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves of growth into this picture")
     parsed = parser.parse_args()
+    if parsed.plot and parsed.bench != "growth":
+        raise UserError(f"--plot draws the curves of growth, not of {parsed.bench}: leave it out, or ask for growth")
     limit_threads()
-    figures = bench_gemm()
-    for name, bench in BENCHES.items():
-        if parsed.bench == name:
-            figures |= bench(parsed.run)
-        elif parsed.bench == "all":
-            try:
-                figures |= bench(parsed.run)
-            except UserError as error:
-                print(f"{name}: left out: {error}")
-    for key, value in figures.items():
-        print(f"{key:<44}{value:>12,.1f}")
+    with tempfile.TemporaryDirectory() as folder:
+        data = Data(Path(folder), parsed.run)
+        figures = bench_play.bench_gemm(data)
+        for name, bench in BENCHES.items():
+            if parsed.bench == name:
+                figures |= bench(data)
+            elif parsed.bench == "all" and name in ALL:
+                try:
+                    figures |= bench(data)
+                except UserError as error:
+                    print(f"{name}: left out: {error}")
+    show(figures)
+    if parsed.plot:
+        bench_growth.plot_growth(figures, parsed.plot)
     if parsed.json:
-        parsed.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(parsed.json, figures)
 
 
 if __name__ == "__main__":
