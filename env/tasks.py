@@ -206,8 +206,9 @@ _DOOM_DAY = replace(
     # With fewer episodes than the paper's, holds of up to 10 steps show too little of the side walls (controller/random_policy.py).
     extract=replace(_DOOM_PAPER.extract, episodes=5000, policy="varied"),
     vae=replace(_DOOM_PAPER.vae, epochs=1),
-    rnn=replace(_DOOM_PAPER.rnn, steps=8000),
-    controller=replace(_DOOM_PAPER.controller, generations=500, eval_episodes=256),
+    # The shipped agent's shape of batches and evolution, four times as long (README).
+    rnn=replace(_DOOM_PAPER.rnn, batch=50, window=250, steps=20000, decay=0.9998),
+    controller=replace(_DOOM_PAPER.controller, episodes=8, seed_groups=1, lanes=256, generations=240, eval_every=10, eval_episodes=256),
 )
 _DOOM_SMOKE = replace(
     _DOOM_PAPER,

@@ -11,27 +11,28 @@ from tests.bench_play import Figures, dream_rate, play_loop, population
 SLOTS = (1, 2, 4, 8, 16, 32, 64)
 LANES = (1, 16, 64, 128, 256, 512, 1024)
 POPULATIONS = (4, 16, 64, 256)
+STEPS = 300  # of an episode at most, in the world and in the dream
 EPISODES = (100, 1000)
 Z_SIZES = (16, 32, 64, 128)
 
 
 def bench_growth(data: Data) -> Figures:
     """One figure for each size: the loop against slots and the size of z, the dream against lanes and population, V's training
-    against the size of z, and its memory against episodes on disk; all in float32."""
+    against the size of z, and its memory against episodes on disk; all in float32, with episodes of 300 steps."""
     from controller.rollout import Job
 
     figures = {}
     for slots in SLOTS:
-        figures[f"loop_{slots}_slots_steps_per_s_core"] = play_loop("float32", slots, 300, 2)
+        figures[f"loop_{slots}_slots_steps_per_s_core"] = play_loop("float32", slots, STEPS, 2)
     candidates = population(data, max(POPULATIONS))
     for lanes in LANES:
         jobs = [Job(i, i % 64, i) for i in range(lanes)]
-        figures[f"dream_{lanes}_lanes_steps_per_s_core"] = dream_rate(data, "float32", lanes, jobs, candidates)
+        figures[f"dream_{lanes}_lanes_steps_per_s_core"] = dream_rate(data, "float32", lanes, jobs, candidates, STEPS)
     for size in POPULATIONS:
         jobs = [Job(i, i // 4, i % 4) for i in range(4 * size)]
-        figures[f"dream_population_{size}_steps_per_s_core"] = dream_rate(data, "float32", 128, jobs, candidates)
+        figures[f"dream_population_{size}_steps_per_s_core"] = dream_rate(data, "float32", 128, jobs, candidates, STEPS)
     for z_size in Z_SIZES:
-        figures[f"loop_z_{z_size}_steps_per_s_core"] = play_loop("float32", 16, 300, 2, z_size)
+        figures[f"loop_z_{z_size}_steps_per_s_core"] = play_loop("float32", 16, STEPS, 2, z_size)
         figures[f"vae_train_z_{z_size}_frames_per_s"] = train_vae(data.many(100), "--z-size", z_size)[0]
     for episodes in EPISODES:
         figures[f"vae_train_{episodes}_episodes_rss_mb"] = train_vae(data.many(episodes), steps=400)[1]

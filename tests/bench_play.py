@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from env.tasks import Settings, Task, get_task
+from env.tasks import Task, get_task
 from tests.bench_data import Data
 
 if TYPE_CHECKING:
@@ -96,26 +96,22 @@ def play_loop(dtype: str, slots: int, max_steps: int, repeats: int, z_size: int 
 
 
 def bench_loop(data: Data) -> Figures:
-    """Steps a second of the whole agent, V + M + C + world, whole episodes with their resets, with the shipped weights."""
-    settings = get_task("carracing").scales["paper"]
-    slots, steps = settings.controller.slots, settings.world.max_steps
+    """Steps a second of the whole agent, V + M + C + world, resets included, with the shipped weights, episodes of 500 steps, and
+    the slots of scale `day`, which is meant for machines of few cores."""
+    slots = get_task("carracing").scales["day"].controller.slots
     names = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
-    return {f"loop_{name}_steps_per_s_core": play_loop(dtype, slots, steps, 2) for dtype, name in names.items()}
+    return {f"loop_{name}_steps_per_s_core": play_loop(dtype, slots, 500, 2) for dtype, name in names.items()}
 
 
-def dream_settings(dtype: str, lanes: int) -> tuple[Task, Settings]:
-    """Doom at the paper's settings, with `lanes` lanes."""
-    task = get_task("doom")
-    paper = task.scales["paper"]
-    return task, replace(paper, controller=replace(paper.controller, lanes=lanes, dtype=dtype))
-
-
-def dream_rate(data: Data, dtype: str, lanes: int, jobs: list[Job], candidates: np.ndarray) -> float:
+def dream_rate(data: Data, dtype: str, lanes: int, jobs: list[Job], candidates: np.ndarray, dream_steps: int = 2100) -> float:
     """Steps a second of the dreams `jobs` in `lanes` lanes, only those of living dreams counted, from the first one's start to
     the last one's end."""
     from controller.simulate import dream_simulator
 
-    simulate = dream_simulator(*dream_settings(dtype, lanes), data.doom_run)
+    task = get_task("doom")
+    paper = task.scales["paper"]
+    settings = replace(paper, controller=replace(paper.controller, lanes=lanes, dtype=dtype, dream_steps=dream_steps))
+    simulate = dream_simulator(task, settings, data.doom_run)
     return median_rate(lambda: sum(result.length for result in simulate(candidates, jobs)), 2)
 
 
