@@ -107,7 +107,7 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     vae = ConvVAE(z_size, settings.vae.kl_tolerance, settings.vae.dtype)
     optimizer = adam(settings.vae.learning_rate)
     optimizer.build(vae.trainable_variables)
-    train_v, encode = vae_step(vae, optimizer), tf.function(vae.encode)
+    train_v, encode = vae_step(vae, optimizer), vae.fixed_encoder(batch)
     seed = tf.constant([0, 0])
 
     sequences, length = min(settings.rnn.batch, 20), 100

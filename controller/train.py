@@ -150,6 +150,23 @@ def check_agreement(ranks: Ranks, settings: Settings, models: dict[str, str]) ->
         raise UserError("this rank has other settings or weights than rank 0: the run must lie on a disk that all hosts share")
 
 
+def take_device(ranks: Ranks, device: str) -> None:
+    """One thread for this process, and a GPU only if the settings say so: its numbers are not a core's to the last bit.
+
+    Raises:
+        UserError: there is none, or more ranks than one would fill it.
+    """
+    limit_threads(gpu=device == "gpu")
+    if device == "cpu":
+        return
+    import tensorflow as tf
+
+    if ranks.size > 1:
+        raise UserError(f"controller.device is gpu, but there are {ranks.size} ranks: start a single process, or take cpu")
+    if not tf.config.list_physical_devices("GPU"):
+        raise UserError("controller.device is gpu, but TensorFlow finds none: take cpu")
+
+
 def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     """The controller stage of a run, on all ranks."""
     run = ranks.on_first(lambda: Run(path, settings))
@@ -159,8 +176,7 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         return
     models = check_models(task, path)
     check_agreement(ranks, settings, models)
-    # Dreams of a single process may have the GPU, where there is one: they are one large graph. Worlds would leave it idle.
-    limit_threads(gpu=settings.controller.world == "dream" and ranks.size == 1)
+    take_device(ranks, settings.controller.device)
     from controller.agent import make_policy
     from controller.simulate import make_simulator
 

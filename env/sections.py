@@ -98,6 +98,9 @@ class Controller:
     eval_every: int = setting(25, "generations between scorings of the distribution's mean", low=1)
     eval_episodes: int = setting(1024, "episodes of such a scoring", low=1)
     slots: int = setting(16, "episodes that one process plays side by side", low=1)
+    device: str = setting(
+        "cpu", "where dreams are computed: cpu on any number of processes, gpu in a single one", choices=("cpu", "gpu")
+    )
     dtype: str = setting(
         "float32",
         "compute type while C plays: of V's layers in the real world, of M's products in dreams",

@@ -62,6 +62,8 @@ class Settings:
             raise UserError(
                 "controller.world is dream, but this M dreams of no reward or no end: take real, or a task and rnn.restart that have them"
             )
+        if self.controller.device == "gpu" and self.controller.world != "dream":
+            raise UserError("controller.device is gpu, but worlds run on cores: take cpu, or a controller.world of dream")
         if self.evaluate.dream_episodes and not get_task(self.task).step_reward:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
         if self.rnn.restart and self.rnn.sequences != "stream":

@@ -40,7 +40,7 @@ def mixture(output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor = 1
     )
 
 
-@tf.function(jit_compile=True, reduce_retracing=True)
+@tf.function(jit_compile=True)
 def log_prob(output: tf.Tensor, mixtures: int, z: tf.Tensor) -> tf.Tensor:
     """`mixture(output, mixtures).log_prob(z)`, float32 [..., z_size], compiled by XLA: its many small operations, one by one,
     take twice as long."""

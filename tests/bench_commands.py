@@ -5,7 +5,6 @@ Each runs the project's own command as a user would and reads its log; the comma
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from env.tasks import get_task
 from tests.bench_data import Data
 from tests.bench_play import Figures
 
-STEPS = 100  # training steps of V
+STEPS = 300  # training steps of V; its pool of episodes is full after half of them
 
 
 def command(*words: object, ranks: int = 0) -> list[str]:
@@ -31,31 +30,47 @@ def command(*words: object, ranks: int = 0) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what keeps this process to one thread."""
-    ours = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    """Ours, without what keeps this process to one thread. A GPU stays hidden: these are figures of cores."""
+    ours = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return {key: value for key, value in os.environ.items() if key not in ours}
 
 
 def run_to_end(*words: object, ranks: int = 0) -> float:
-    """Run a command and return its peak memory in MB (of its largest process, were there several).
+    """Run a command and return its process's peak memory in MB. (What `wait` reports would include ours, from before it became
+    that command.)
 
     Raises:
         UserError: it failed.
     """
     line = command(*words, ranks=ranks)
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0.0
+    while process.poll() is None:
+        peak = max(peak, peak_mb(process.pid))
+        time.sleep(0.2)
     if process.returncode:
-        raise UserError(f"{' '.join(map(str, words[:2]))} failed: {said.strip().splitlines()[-1:]}")
-    return usage.ru_maxrss / 1000
+        assert process.stdout is not None
+        raise UserError(f"{' '.join(map(str, words[:2]))} failed: {process.stdout.read().strip().splitlines()[-1:]}")
+    return peak
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process has held so far, in MB; 0 for one that has just ended."""
+    try:
+        return memory_line(Path(f"/proc/{pid}/status"), "VmHWM:")
+    except (OSError, StopIteration):
+        return 0.0
+
+
+def memory_line(path: Path, name: str) -> float:
+    """MB of a line such as "VmHWM:  1234 kB"."""
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(name)) * 1024 / 1e6
 
 
 def rows_rate(log: Path, units: int) -> float:
-    """Units a second by a training's log, the median of its rows after the second."""
-    return units / float(np.median([row["seconds_per_step"] for row in read_jsonl(log)[2:]]))
+    """Units a second by a training's log, the median of the later half of its rows."""
+    rows = read_jsonl(log)
+    return units / float(np.median([row["seconds_per_step"] for row in rows[len(rows) // 2 :]]))
 
 
 def train_vae(run: Path, *flags: object, steps: int = STEPS) -> tuple[float, float]:
@@ -84,43 +99,59 @@ def bench_scaling(data: Data) -> Figures:
     seconds = {ranks: float(np.median(generation_seconds(data, ranks))) for ranks in (1, 2)}
     figures = {"ranks_speedup_2": seconds[1] / seconds[2]}
     for task in ("carracing", "doom"):
-        lengths = episode_lengths(data, task)
-        for ranks in (8, 64, 256):
-            figures[f"idle_share_{ranks}_{task}"] = idle_share(lengths, task, ranks)
+        for when, trained in (("", True), ("_first_generation", False)):
+            lengths = population_lengths(data, task, trained)
+            for ranks in (8, 64, 256):
+                figures[f"idle_share_{ranks}_{task}{when}"] = idle_share(lengths, task, ranks)
     return figures
 
 
 def generation_seconds(data: Data, ranks: int) -> list[float]:
     """Seconds of generations 2 to 4 of C on `ranks` ranks; the same episodes on any number of them."""
     run = data.folder / f"ranks-{ranks}"
-    flags = ["--population", 16, "--episodes", 4, "--seed-groups", 16, "--generations", 4, "--eval-every", 4, "--eval-episodes", 2]
+    flags: list[object] = ["--population", 16, "--episodes", 4, "--seed-groups", 16, "--generations", 4, "--eval-every", 4, "--eval-episodes", 2]
     run_to_end("controller/train.py", "carracing", "--run", run, "--max-steps", 300, *flags, ranks=ranks)
     return [row["seconds"] for row in read_jsonl(run / "controller" / "log.jsonl")[1:]]
 
 
-def episode_lengths(data: Data, task: str) -> np.ndarray:
-    """Steps of 100 episodes of the shipped agent where C is evolved: on the track, or in the dream."""
-    scores = REPOSITORY / "controller" / f"{task}.scores.json"
-    if task == "doom" and data.doom_run is not None:
-        scores = data.doom_run / "evaluate" / "scores.json"
-    if not scores.exists():
-        raise UserError(f"{scores} is missing: score an agent first")
-    found = json.loads(scores.read_text())
-    return np.array(found["dream"]["lengths"] if task == "doom" else found["lengths"])
+def population_lengths(data: Data, name: str, trained: bool) -> np.ndarray:
+    """Steps of each candidate's episodes where C is evolved, on the track or in the dream, int64 [candidates, episodes]: of a
+    population around the shipped C at its last step size, or of the first generation's."""
+    from controller.rollout import Job
+    from controller.simulate import make_simulator
+    from env.files import load_arrays
+
+    task = get_task(name)
+    settings, shipped = task.scales["day"], REPOSITORY / "controller" / f"{name}.npz"
+    run = data.doom_run if name == "doom" else None
+    mean = load_arrays(run / "controller" / "best.npz" if run else shipped)[0]["params"].astype(float)
+    log = run / "controller" / "log.jsonl" if run else shipped.with_suffix(".log.jsonl")
+    sigma = read_jsonl(log)[-1]["sigma"] if trained else settings.controller.sigma
+    candidates, episodes = (64, 4) if settings.controller.world == "dream" else (24, 2)
+    noise = np.random.default_rng(0).standard_normal((candidates, len(mean)))
+    jobs = [Job(i, i // episodes, i) for i in range(candidates * episodes)]
+    lengths = np.zeros(len(jobs), np.int64)
+    for result in make_simulator(task, settings, run)((mean if trained else 0) + sigma * noise, jobs):
+        lengths[result.job.index] = result.length
+    return lengths.reshape(candidates, episodes)
 
 
-def idle_share(lengths: np.ndarray, task: str, ranks: int, trials: int = 200) -> float:
+def idle_share(lengths: np.ndarray, task: str, ranks: int, trials: int = 100) -> float:
     """The share of a generation's time that ranks wait for the slowest.
 
     A rank plays its share of the 64 x 16 episodes side by side and takes the next in a slot that is free, as the real code
-    does; its time is the number of steps until its last one ends.
+    does; its time is the number of steps until its last one ends. Slots that stay empty meanwhile do not count as waiting.
+
+    Args:
+        lengths: int [candidates, episodes], from which generations are drawn, candidate by candidate.
     """
     c = get_task(task).scales["paper"].controller
     side_by_side = c.lanes if c.world == "dream" else c.slots
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(trials):
-        drawn = rng.choice(lengths, c.population * c.episodes)
+        rows = rng.integers(len(lengths), size=(c.population, 1))
+        drawn = lengths[rows, rng.integers(lengths.shape[1], size=(c.population, c.episodes))].ravel()
         times = np.array([makespan(drawn[rank::ranks], side_by_side) for rank in range(ranks)])
         shares.append(1 - times.mean() / times.max())
     return float(np.mean(shares))
@@ -137,14 +168,14 @@ def makespan(lengths: np.ndarray, side_by_side: int) -> int:
 def bench_memory(data: Data) -> Figures:
     """Peak memory of V's training in MB, with 1,000 and with 100 episodes on disk, and the memory of one of 4 ranks that evolve
     C: what all of them have together, a quarter of it."""
-    small, large = (train_vae(data.many(n), steps=400)[1] for n in (100, 1000))
+    small, large = (train_vae(data.many(n), steps=200)[1] for n in (100, 1000))
     return {"vae_train_rss_mb": large, "vae_train_100_episodes_rss_mb": small, "rank_pss_mb": rank_memory(data, 4)}
 
 
 def rank_memory(data: Data, ranks: int) -> float:
     """MB of each of `ranks` ranks in the midst of a generation, where pages that they share count once."""
     run = data.folder / "memory"
-    flags = ["--population", 64, "--generations", 2, "--eval-every", 2, "--eval-episodes", 4, "--max-steps", 300]
+    flags: list[object] = ["--population", 16, "--seed-groups", 1, "--episodes", 4, "--generations", 9, "--eval-every", 9, "--max-steps", 300]
     line = command("controller/train.py", "carracing", "--run", run, *flags, ranks=ranks)
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     try:
@@ -175,5 +206,4 @@ def ranks_of(run: str) -> list[Path]:
 
 def proportional_mb(folder: Path) -> float:
     """A process's proportional set size: each page that n processes share counts as 1/n."""
-    rollup = (folder / "smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1000
+    return memory_line(folder / "smaps_rollup", "Pss:")

@@ -23,19 +23,19 @@ def bench_growth(data: Data) -> Figures:
 
     figures = {}
     for slots in SLOTS:
-        figures[f"loop_{slots}_slots_steps_per_s_core"] = play_loop("float32", slots, STEPS, 2)
+        figures[f"loop_{slots}_slots_steps_per_s_core"] = play_loop("float32", slots, STEPS, 3)
     candidates = population(data, max(POPULATIONS))
     for lanes in LANES:
         jobs = [Job(i, i % 64, i) for i in range(lanes)]
         figures[f"dream_{lanes}_lanes_steps_per_s_core"] = dream_rate(data, "float32", lanes, jobs, candidates, STEPS)
     for size in POPULATIONS:
-        jobs = [Job(i, i // 4, i % 4) for i in range(4 * size)]
-        figures[f"dream_population_{size}_steps_per_s_core"] = dream_rate(data, "float32", 128, jobs, candidates, STEPS)
+        jobs = [Job(i, i % size, i) for i in range(max(POPULATIONS))]
+        figures[f"dream_population_{size}_steps_per_s_core"] = dream_rate(data, "float32", 128, jobs, candidates[:size], STEPS)
     for z_size in Z_SIZES:
-        figures[f"loop_z_{z_size}_steps_per_s_core"] = play_loop("float32", 16, STEPS, 2, z_size)
-        figures[f"vae_train_z_{z_size}_frames_per_s"] = train_vae(data.many(100), "--z-size", z_size)[0]
+        figures[f"loop_z_{z_size}_steps_per_s_core"] = play_loop("float32", 16, STEPS, 3, z_size)
+        figures[f"vae_train_z_{z_size}_frames_per_s"] = train_vae(data.many(100), "--z-size", z_size, steps=150)[0]
     for episodes in EPISODES:
-        figures[f"vae_train_{episodes}_episodes_rss_mb"] = train_vae(data.many(episodes), steps=400)[1]
+        figures[f"vae_train_{episodes}_episodes_rss_mb"] = train_vae(data.many(episodes), steps=200)[1]
     return figures
 
 
@@ -46,7 +46,7 @@ def plot_growth(figures: Figures, target: Path) -> None:
     panels = [
         ("loop, against slots", "steps/s/core", SLOTS, [("V + M + C + world", "loop_{}_slots_steps_per_s_core")]),
         ("dream, against lanes", "steps/s/core", LANES, [("living dreams", "dream_{}_lanes_steps_per_s_core")]),
-        ("dream, against population", "steps/s/core", POPULATIONS, [("4 dreams each", "dream_population_{}_steps_per_s_core")]),
+        ("dream, against population", "steps/s/core", POPULATIONS, [("256 dreams in all", "dream_population_{}_steps_per_s_core")]),
         ("size of z", "a second", Z_SIZES, [("loop", "loop_z_{}_steps_per_s_core"), ("V's training", "vae_train_z_{}_frames_per_s")]),
         ("V's training, against episodes on disk", "MB", EPISODES, [("peak memory", "vae_train_{}_episodes_rss_mb")]),
     ]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_python
 
 
 @pytest.mark.parametrize("gpu, seen", [(False, "-1"), (True, "None")])
@@ -17,3 +17,14 @@ def test_ranks_keep_off_the_gpu_unless_they_are_given_it(gpu, seen):
     clean = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == seen
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+    result = run_python("controller/train.py", "doom", "--run", tmp_path, "--device", "gpu")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "TensorFlow finds none" in result.stderr
+
+
+def test_worlds_are_not_computed_on_a_gpu(tmp_path):
+    result = run_python("controller/train.py", "carracing", "--run", tmp_path, "--device", "gpu")
+    assert result.returncode == 2 and "worlds run on cores" in result.stderr

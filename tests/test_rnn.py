@@ -12,7 +12,7 @@ import tensorflow as tf
 from env.settings import UserError
 from env.tasks import get_task
 from rnn.lstm import LSTM
-from rnn.mdn import mixture, sample
+from rnn.mdn import log_prob, mixture, sample
 from rnn.rnn import MDNRNN, State, feature_size, features, load_rnn, make_rnn, rnn_meta
 from rnn.train import make_carried, make_optimizer, make_step
 from vae.vae import save_weights
@@ -48,6 +48,15 @@ def test_log_likelihood_equals_numpy():
     ours = mixture(output, 5).log_prob(z).numpy()
     assert ours.shape == (7, 4, 32)
     np.testing.assert_allclose(ours, numpy_log_prob(output, z, 5), atol=1e-5, rtol=1e-5)
+
+
+def test_the_likelihood_takes_any_size():
+    """Compiled anew for each, whatever came before: one process may hold two M's."""
+    rng = np.random.default_rng(0)
+    for shape in ((2, 3, 4), (2, 5, 4), (3, 5, 8), (2, 3, 64)):
+        output = rng.standard_normal((*shape[:2], shape[2] * 15)).astype(np.float32)
+        z = rng.standard_normal(shape).astype(np.float32)
+        np.testing.assert_allclose(log_prob(output, 5, z), numpy_log_prob(output, z, 5), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dimension", [0, 3, 31])

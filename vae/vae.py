@@ -55,7 +55,7 @@ class Deconv(keras.layers.Conv2DTranspose):
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         kernel = tf.cast(self.kernel, x.dtype)  # [height, width, outputs, inputs]
-        if tuple(x.shape[1:3]) == (1, 1):
+        if tuple(x.shape[1:3]) == (1, 1) and self.padding == "valid":
             y = tf.matmul(x[:, 0, 0], tf.reshape(kernel, (-1, kernel.shape[3])), transpose_b=True)
             y = tf.reshape(y, (-1, *kernel.shape[:3]))
         else:
