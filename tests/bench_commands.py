@@ -109,7 +109,7 @@ def bench_scaling(data: Data) -> Figures:
 def generation_seconds(data: Data, ranks: int) -> list[float]:
     """Seconds of generations 2 to 4 of C on `ranks` ranks; the same episodes on any number of them."""
     run = data.folder / f"ranks-{ranks}"
-    flags: list[object] = ["--population", 16, "--episodes", 4, "--seed-groups", 16, "--generations", 4, "--eval-every", 4, "--eval-episodes", 2]
+    flags = ["--population", 16, "--episodes", 4, "--seed-groups", 16, "--generations", 4, "--eval-every", 4, "--eval-episodes", 2]
     run_to_end("controller/train.py", "carracing", "--run", run, "--max-steps", 300, *flags, ranks=ranks)
     return [row["seconds"] for row in read_jsonl(run / "controller" / "log.jsonl")[1:]]
 
@@ -175,8 +175,8 @@ def bench_memory(data: Data) -> Figures:
 def rank_memory(data: Data, ranks: int) -> float:
     """MB of each of `ranks` ranks in the midst of a generation, where pages that they share count once."""
     run = data.folder / "memory"
-    flags: list[object] = ["--population", 16, "--seed-groups", 1, "--episodes", 4, "--generations", 9, "--eval-every", 9, "--max-steps", 300]
-    line = command("controller/train.py", "carracing", "--run", run, *flags, ranks=ranks)
+    flags = ["--population", 16, "--seed-groups", 1, "--episodes", 4, "--generations", 9, "--eval-every", 9]
+    line = command("controller/train.py", "carracing", "--run", run, "--max-steps", 300, *flags, ranks=ranks)
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     try:
         log = run / "controller" / "log.jsonl"
