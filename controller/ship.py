@@ -3,7 +3,7 @@
     python controller/ship.py carracing --run runs/carracing-day
 
 Writes vae/TASK.npz, rnn/TASK.npz and controller/TASK.npz, beside each the training's log and pictures, vae/TASK.initial.npz (first
-frames, from which dreams start) and controller/TASK.settings.json.
+frames, from which dreams start), controller/TASK.settings.json, and, if temperatures were studied, controller/TASK.temperatures.json.
 Weights are kept in half precision: score the agent again after shipping it.
 """
 
@@ -19,6 +19,7 @@ import shutil
 
 import numpy as np
 
+from controller.temperatures import read_scores
 from controller.weights import model_paths, shipped
 from env.command import parser, resolve, run_command
 from env.files import load_arrays, save_arrays, write_json
@@ -58,6 +59,10 @@ def main() -> None:
     for floor, picture, suffix in pictures:
         shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task).with_suffix(suffix))
     write_json(shipped("controller", task).with_suffix(".settings.json"), settings.to_dict())
+    studied = read_scores(run)
+    if studied:
+        plain = {tau: {key: value for key, value in scores.items() if key != "agent"} for tau, scores in studied.items()}
+        write_json(shipped("controller", task).with_suffix(".temperatures.json"), plain)  # without this machine's paths
 
 
 if __name__ == "__main__":
