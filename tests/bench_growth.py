@@ -55,7 +55,7 @@ def plot_growth(figures: Figures, target: Path) -> None:
         for label, key in curves:
             axis.plot(sizes, [figures[key.format(size)] for size in sizes], "o-", label=label)
         axis.set(title=title, ylabel=unit, xscale="log")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.2 * axis.get_ylim()[1])
         axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=7)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
