@@ -11,9 +11,9 @@ vae, rnn: the trainings of V and M. scaling: 2 ranks against one, and how long r
 memory: of V's training and of a rank. all: all of these. growth: how throughput and memory change with slots, lanes,
 population, episodes on disk and the size of z; it takes some minutes and is not part of all.
 
-What plays runs on one core, the trainings on all. Inputs are real: recordings made on the spot, the shipped weights. Figures
-are medians after a warm-up. Beside each stands, where its work is matrix products, what share of the machine's float32 rate
-for them it reaches.
+What plays runs on one core, the trainings on all. Inputs are real: recordings made on the spot, the shipped weights. Figures are
+medians after a warm-up; dreams of a whole population run once. Beside each stands, where its work is matrix products, what
+share of the machine's float32 rate for them it reaches.
 """
 
 from __future__ import annotations

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from controller.weights import shipped
 from env.files import read_jsonl
 from env.rundir import REPOSITORY
 from env.settings import UserError
 from env.tasks import get_task
 from tests.bench_data import Data
-from tests.bench_play import Figures
+from tests.bench_play import Figures, population
 
 STEPS = 300  # training steps of V; its pool of episodes is full after half of them
 
@@ -116,24 +117,23 @@ def generation_seconds(data: Data, ranks: int) -> list[float]:
 
 def population_lengths(data: Data, name: str, trained: bool) -> np.ndarray:
     """Steps of each candidate's episodes where C is evolved, on the track or in the dream, int64 [candidates, episodes]: of a
-    population around the shipped C at its last step size, or of the first generation's."""
+    population around the trained C at its last step size, or of the first generation's."""
     from controller.rollout import Job
     from controller.simulate import make_simulator
-    from env.files import load_arrays
 
     task = get_task(name)
-    settings, shipped = task.scales["day"], REPOSITORY / "controller" / f"{name}.npz"
-    run = data.doom_run if name == "doom" else None
-    mean = load_arrays(run / "controller" / "best.npz" if run else shipped)[0]["params"].astype(float)
-    log = run / "controller" / "log.jsonl" if run else shipped.with_suffix(".log.jsonl")
+    settings, run = task.scales["day"], data.doom_run if name == "doom" else None
+    number, episodes = (64, 4) if settings.controller.world == "dream" else (24, 2)
+    log = run / "controller" / "log.jsonl" if run else shipped("controller", task).with_suffix(".log.jsonl")
     sigma = read_jsonl(log)[-1]["sigma"] if trained else settings.controller.sigma
-    candidates, episodes = (64, 4) if settings.controller.world == "dream" else (24, 2)
-    noise = np.random.default_rng(0).standard_normal((candidates, len(mean)))
-    jobs = [Job(i, i // episodes, i) for i in range(candidates * episodes)]
+    candidates = population(data, task, number, sigma)
+    if not trained:
+        candidates -= population(data, task, 1, 0.0)  # evolution starts from zero
+    jobs = [Job(i, i // episodes, i) for i in range(number * episodes)]
     lengths = np.zeros(len(jobs), np.int64)
-    for result in make_simulator(task, settings, run)((mean if trained else 0) + sigma * noise, jobs):
+    for result in make_simulator(task, settings, run)(candidates, jobs):
         lengths[result.job.index] = result.length
-    return lengths.reshape(candidates, episodes)
+    return lengths.reshape(number, episodes)
 
 
 def idle_share(lengths: np.ndarray, task: str, ranks: int, trials: int = 100) -> float:

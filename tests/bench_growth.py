@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from env.tasks import get_task
 from tests.bench_commands import train_vae
 from tests.bench_data import Data
 from tests.bench_play import Figures, dream_rate, play_loop, population
@@ -24,7 +25,7 @@ def bench_growth(data: Data) -> Figures:
     figures = {}
     for slots in SLOTS:
         figures[f"loop_{slots}_slots_steps_per_s_core"] = play_loop("float32", slots, STEPS, 3)
-    candidates = population(data, max(POPULATIONS))
+    candidates = population(data, get_task("doom"), max(POPULATIONS))
     for lanes in LANES:
         jobs = [Job(i, i % 64, i) for i in range(lanes)]
         figures[f"dream_{lanes}_lanes_steps_per_s_core"] = dream_rate(data, "float32", lanes, jobs, candidates, STEPS)

@@ -123,14 +123,20 @@ def dream_rate(data: Data, dtype: str, lanes: int, jobs: list[Job], candidates: 
     return sum(result.length for result in simulate(candidates, jobs)) / (time.perf_counter() - started)
 
 
-def population(data: Data, size: int) -> np.ndarray:
-    """`size` candidates around the shipped Doom C, or the one of --run."""
-    from controller.weights import controller_path
+def trained(data: Data, task: Task) -> Path:
+    """The file of the shipped C, or, in Doom, of the one of --run."""
+    from controller.weights import controller_path, shipped
+
+    run = data.doom_run if task.name == "doom" else None
+    return shipped("controller", task) if run is None else controller_path(task, run, True, None)
+
+
+def population(data: Data, task: Task, size: int, sigma: float = 0.03) -> np.ndarray:
+    """`size` candidates around the trained C, at a step size that is typical of a late evolution."""
     from env.files import load_arrays
 
-    run = data.doom_run
-    mean = load_arrays(controller_path(get_task("doom"), run or Path(), run is not None, None))[0]["params"]
-    return mean + 0.03 * np.random.default_rng(0).standard_normal((size, len(mean)))
+    mean = load_arrays(trained(data, task))[0]["params"].astype(float)
+    return mean + sigma * np.random.default_rng(0).standard_normal((size, len(mean)))
 
 
 def bench_dream(data: Data) -> Figures:
@@ -138,7 +144,7 @@ def bench_dream(data: Data) -> Figures:
     episodes each, and as many dreams as lanes for 1, 64 and 1024 lanes. (A single dream is computed in 16 lanes.)"""
     from controller.rollout import Job
 
-    candidates, lanes = population(data, 64), get_task("doom").scales["paper"].controller.lanes
+    candidates, lanes = population(data, get_task("doom"), 64), get_task("doom").scales["paper"].controller.lanes
     rates = {}
     for dtype in ("float32", "mixed_bfloat16"):
         name = dtype.removeprefix("mixed_")
