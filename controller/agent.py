@@ -2,8 +2,8 @@
 
     frames uint8 [B,64,64,3] --V--> z --M--> state --features--> C (weights of its own in each slot) --> action [B,A]
 
-The order is the original's (carracing/model.py): z_t is a sample of V's posterior, never its mean; C acts on [z_t, h_t];
-then M takes z_t and the action to h_{t+1}. Here M's part of a step is done at the start of the next call.
+The order is the original's (carracing/model.py): z_t is a sample of V's posterior, never its mean; C acts on what it sees of M's
+state, such as [z_t, h_t]; then M takes the action and the next z to its next state. Here that is done at the start of the next call.
 """
 
 from __future__ import annotations
@@ -14,45 +14,48 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from controller.policy import Policy, to_action
-from controller.rollout import Job, episode_rng
-from controller.weights import check_models, model_paths, shipped
-from env.files import load_arrays, save_arrays
-from env.settings import UserError
-from env.tasks import Settings, Task
-from rnn.rnn import MDNRNN, State, feature_size, features, load_rnn
+from controller.policy import Policy
+from env.actions import Actions
+from env.rollout import Job, episode_rng
+from env.run.errors import UserError
+from env.run.files import load_arrays, save_arrays
+from env.run.settings import Settings
+from env.run.stages import Stage
+from env.run.weights import model_paths, shipped_controller
+from env.tasks import Task
+from rnn.memory import Memory, State, load_memory
 from vae.vae import ConvVAE, load_vae
-
 
 SHAPE = ("features", "hidden", "bias", "world", "temperature")  # the settings of C that its file keeps
 
 
 class Agent:
-    """Plays `slots` episodes side by side (a Player, see controller/rollout.py).
+    """Plays `slots` episodes side by side (a Player, see env/rollout.py).
 
     Args:
-        task: how C's outputs become an action.
-        vae, rnn: V and M. V's weights are taken over as they are now; later changes of them have no effect.
+        actions: how C's outputs become an action.
+        vae, memory: V and M. V's weights are taken over as they are now; later changes of them have no effect.
         policy: the shape of C.
-        feature_names: what C sees, see rnn/rnn.py.
+        feature_names: what C sees, see Memory.features.
         slots: B.
         max_steps: the longest episode, for which noise is drawn.
     """
 
     def __init__(
-        self, task: Task, vae: ConvVAE, rnn: MDNRNN, policy: Policy, feature_names: str, slots: int, max_steps: int
+        self, actions: Actions, vae: ConvVAE, memory: Memory, policy: Policy, feature_names: str, slots: int, max_steps: int
     ) -> None:
         self.slots = slots
         self.policy = policy
-        self._task, self.vae, self.rnn = task, vae, rnn
+        self._actions, self.vae, self.memory = actions, vae, memory
         self._feature_names, self._max_steps = feature_names, max_steps
         self.candidates = np.zeros((1, policy.size), np.float32)
         self._params = np.zeros((slots, policy.size), np.float32)
-        self._noise = np.zeros((slots, max_steps, vae.z_size), np.float32)
+        # For each step: V's sample, then what M takes to observe it (at the first step, to begin with it).
+        self._sizes = [vae.z_size, max(memory.initial_noise, memory.observe_noise)]
+        self._noise = np.zeros((slots, max_steps, sum(self._sizes)), np.float32)
         self._time = np.zeros(slots, np.int64)
-        zeros = np.zeros((slots, vae.z_size), np.float32)
-        self._state = rnn.initial(tf.constant(zeros))
-        self._action = tf.zeros((slots, task.action_size))
+        self._state = memory.initial(tf.zeros((slots, vae.z_size)), tf.zeros((slots, memory.initial_noise)))
+        self._action = tf.zeros((slots, actions.size))
         self._encode = vae.fixed_encoder(slots)
         self._compiled = tf.function(self._step)
 
@@ -80,33 +83,40 @@ class Agent:
         self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor
     ) -> tuple[State, tf.Tensor]:
         mu, logvar = self._encode(frames)
-        z = self.vae.sample(mu, logvar, noise)
-        started, went_on = self.rnn.initial(z), self.rnn.observe(state, action, z)
-        state = State(*(tf.where(fresh[:, None], a, b) for a, b in zip(started, went_on)))
-        y = self.policy.act(params, features(state, self._feature_names))
-        return state, to_action(self._task, y, tf.clip_by_value)
+        noise, own = tf.split(noise, self._sizes, axis=1)
+        z, memory = self.vae.sample(mu, logvar, noise), self.memory
+        started = memory.initial(z, own[:, : memory.initial_noise])
+        went_on = memory.observe(state, action, z, own[:, : memory.observe_noise])
+        state = tf.nest.map_structure(lambda a, b: tf.where(_like(fresh, a), a, b), started, went_on)
+        y = self.policy.act(params, memory.features(state, self._feature_names))
+        return state, self._actions.of_outputs(y)
 
     @property
     def latents(self) -> np.ndarray:
-        """The present z of each slot, float32 [slots, z_size]."""
-        return self._state.z.numpy()
+        """The present z of each slot, as V decodes it: float32 [slots, z_size]."""
+        return self.memory.latent(self._state).numpy()
 
 
-def make_policy(task: Task, settings: Settings) -> Policy:
-    """The C that the settings describe."""
+def _like(mask: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+    """A mask [B] that fits a tensor [B, ...]."""
+    return tf.reshape(mask, (-1,) + (1,) * (len(tensor.shape) - 1))
+
+
+def make_policy(task: Task, settings: Settings, memory: Memory) -> Policy:
+    """The C that the settings describe, for what it sees of M."""
     c = settings.controller
-    return Policy(feature_size(c.features, settings.vae.z_size, settings.rnn.units), task.action_size, c.hidden, c.bias)
+    return Policy(memory.feature_size(c.features), task.actions.size, c.hidden, c.bias)
 
 
-def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvVAE, MDNRNN]:
+def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvVAE, Memory]:
     """V and M by `model_paths`.
 
     Raises:
         UserError: as `model_paths`, or weights that do not fit the settings.
     """
-    paths = model_paths(task, run)
+    paths = model_paths(task.name, run)
     vae = load_vae(paths.vae, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
-    return vae, load_rnn(paths.rnn, task, settings)
+    return vae, load_memory(paths.rnn, task, settings)
 
 
 def save_controller(path: Path, params: np.ndarray, settings: Settings, note: dict[str, float]) -> None:
@@ -121,22 +131,18 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
     world and temperature that it was evolved in.
 
     Raises:
-        UserError: the file is missing, damaged, a pickle, of another task, or of a size that V and M do not give.
+        UserError: the file is missing, damaged, a pickle, or of another task.
     """
     arrays, meta = load_arrays(path)
     if meta.get("model") != "controller" or "params" not in arrays:
         raise UserError(f"weights file {path} holds no controller: give a file such as RUN/controller/best.npz")
     if meta["task"] != task.name:
         raise UserError(f"weights file {path} is a controller for {meta['task']}, not for {task.name}")
-    shape = {key: meta[key] for key in SHAPE if key in meta}
-    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
-    size = make_policy(task, settings).size
-    if arrays["params"].shape != (size,):
-        raise UserError(
-            f"weights file {path} has parameters of shape {arrays['params'].shape}, expected ({size},) "
-            f"for vae.z_size {settings.vae.z_size} and rnn.units {settings.rnn.units}"
-        )
-    return arrays["params"], settings
+    missing = [key for key in SHAPE if key not in meta]
+    if missing:
+        raise UserError(f"weights file {path} does not say its {', '.join(missing)}: an older version made it")
+    shape = {key: meta[key] for key in SHAPE}
+    return arrays["params"], dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
 
 
 def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tuple[Agent, Settings]:
@@ -145,21 +151,27 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
     The shipped C plays on the shipped V and M, whatever the run holds.
 
     Raises:
-        UserError: as `load_models`, `load_controller` and `check_models`.
+        UserError: as `load_models` and `load_controller`; the run's C was evolved on another V and M than it has now; or C is of
+            a size that V and M do not give.
     """
     paper = task.scales["paper"]
-    on_shipped = weights == shipped("controller", task)
+    on_shipped = weights == shipped_controller(task.name)
     if on_shipped:
         settings = dataclasses.replace(settings, vae=paper.vae, rnn=paper.rnn)
     elif weights == run / "controller" / "best.npz":
-        check_models(task, run)
+        Stage(run, "controller", settings).check_inputs()
     params, settings = load_controller(weights, task, settings)
     agent = make_agent(task, settings, *load_models(task, settings, None if on_shipped else run))
+    if params.shape != (agent.policy.size,):
+        raise UserError(
+            f"weights file {weights} has parameters of shape {params.shape}, expected ({agent.policy.size},) "
+            f"for vae.z_size {settings.vae.z_size} and rnn.units {settings.rnn.units}"
+        )
     agent.set_candidates(params[None])
     return agent, settings
 
 
-def make_agent(task: Task, settings: Settings, vae: ConvVAE, rnn: MDNRNN) -> Agent:
+def make_agent(task: Task, settings: Settings, vae: ConvVAE, memory: Memory) -> Agent:
     """An agent of the settings' C on V and M."""
-    c = settings.controller
-    return Agent(task, vae, rnn, make_policy(task, settings), c.features, c.slots, settings.world.max_steps)
+    c, policy = settings.controller, make_policy(task, settings, memory)
+    return Agent(task.actions, vae, memory, policy, c.features, c.slots, settings.world.max_steps)

@@ -13,8 +13,8 @@ import cma
 import numpy as np
 from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
-from env.files import write_atomic
-from env.settings import UserError
+from env.run.errors import UserError
+from env.run.files import write_atomic
 
 
 class ES:

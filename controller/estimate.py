@@ -18,17 +18,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from env.command import parser, resolve, run_command
-from env.compute import available_cores, limit_threads, start_tensorflow
-from env.settings import UserError
-from env.tasks import SCALES, STAGES, Settings, Task
+from env.run.command import duration, parser, resolve, run_command
+from env.run.compute import available_cores, limit_threads, start_tensorflow
+from env.run.errors import UserError
+from env.run.settings import SCALES, STAGES, Settings
+from env.tasks import Task
 
 if TYPE_CHECKING:
-    from controller.rollout import Player
+    from env.rollout import Player
+    from rnn.memory import Imagined, Memory
 
 PROBE_STEPS = 150
 STARTUP = "startup"  # among the rates: seconds before a stage's work begins
@@ -47,21 +49,21 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
     """Steps a second on one core: recording, the evolution of C in the real world or in dreams, and scoring."""
     limit_threads()
     from controller.agent import make_agent
-    from controller.random_policy import random_player
-    from controller.rollout import Job, Worlds, rollout
-    from rnn.rnn import make_rnn
+    from env.random_policy import random_player
+    from env.rollout import Job, WorldLanes, Worlds, rollout
+    from rnn.memory import make_memory
     from vae.vae import ConvVAE
 
     vae = ConvVAE(settings.vae.z_size, dtype=settings.controller.dtype)
-    rnn = make_rnn(task, settings, "float32")
+    memory = make_memory(task, settings, "float32")
     world = replace(settings.world, max_steps=PROBE_STEPS)
-    agent = make_agent(task, replace(settings, world=world), vae, rnn)
+    agent = make_agent(task, replace(settings, world=world), vae, memory)
 
     def steps(worlds: Worlds, player: Player) -> int:
         jobs = [Job(i, 0, i) for i in range(player.slots)]
-        return sum(result.length for result in rollout(worlds, player, jobs))
+        return sum(result.length for result in rollout(WorldLanes(worlds, player), jobs))
 
-    own, scoring = (Worlds(task, replace(world, render=render)) for render in (settings.world.render, settings.evaluate.render))
+    own, scoring = (Worlds.of(task, replace(world, render=render)) for render in (settings.world.render, settings.evaluate.render))
     policy = settings.extract.policy
     recorder = random_player("hold" if policy == "controller" else policy, task, settings.vae.z_size)
     rates = {"extract": rate(lambda: steps(own, recorder)), "evaluate": rate(lambda: steps(scoring, agent))}
@@ -70,21 +72,36 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
     return rates
 
 
+class Immortal:
+    """A memory in whose dreams nobody dies: an untrained M, of which nothing but its speed is known, would end them at once."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._memory, name)
+
+    def imagine(self, *arguments: Any) -> Imagined:
+        """M's answer, but that life goes on."""
+        answer = self._memory.imagine(*arguments)
+        return answer._replace(goes_on=answer.goes_on * 0 + 1)
+
+
 def measure_dream(task: Task, settings: Settings) -> float:
     """Dreamt steps a second on one core."""
     from controller.agent import make_policy
-    from controller.rollout import Job
     from controller.simulate import dream_lanes
+    from env.rollout import Job, rollout
     from rnn.dream import Beginnings
-    from rnn.rnn import make_rnn
+    from rnn.memory import make_memory
 
     settings = replace(settings, controller=replace(settings.controller, dream_steps=50))
-    c, rnn = settings.controller, make_rnn(task, settings, settings.controller.dtype)
-    rnn.output_layer.bias.assign(rnn.output_layer.bias - 10.0)  # an untrained M would have the agent die at once
-    beginnings = Beginnings(np.random.default_rng(0).standard_normal((10, rnn.z_size)), np.zeros((10, rnn.z_size)))
-    lanes, jobs = dream_lanes(task, settings, rnn, beginnings), [Job(i, 0, i) for i in range(c.lanes)]
-    candidate = np.zeros((1, make_policy(task, settings).size))
-    return rate(lambda: sum(result.length for result in lanes.play(candidate, jobs)))
+    c, memory = settings.controller, Immortal(make_memory(task, settings, settings.controller.dtype))
+    size = settings.vae.z_size
+    beginnings = Beginnings(np.random.default_rng(0).standard_normal((10, size)), np.zeros((10, size)))
+    lanes, jobs = dream_lanes(task, settings, memory, beginnings), [Job(i, 0, i) for i in range(c.lanes)]
+    lanes.set_candidates(np.zeros((1, make_policy(task, settings, memory).size)))
+    return rate(lambda: sum(result.length for result in rollout(lanes, jobs)))
 
 
 def measure_training(task: Task, settings: Settings) -> dict[str, float]:
@@ -94,11 +111,11 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     start_tensorflow()
     import tensorflow as tf
 
-    from rnn.rnn import make_rnn
+    from env.run.training import adam
+    from rnn.memory import make_memory
     from rnn.train import make_carried, make_optimizer
     from rnn.train import make_step as rnn_step
     from vae.train import make_step as vae_step
-    from vae.training import adam
     from vae.vae import FRAME, ConvVAE
 
     rng = np.random.default_rng(0)
@@ -113,11 +130,11 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     sequences, length = min(settings.rnn.batch, 20), 100
     probe = replace(settings.rnn, batch=sequences)
     latents = tf.constant(rng.standard_normal((sequences, length, z_size)), tf.float16)
-    actions = tf.zeros((sequences, length, task.action_size))
+    actions = tf.zeros((sequences, length, task.actions.size))
     restart, fresh = tf.zeros((sequences, length)), tf.constant(True)
-    rnn, rnn_optimizer = make_rnn(task, settings, settings.rnn.dtype), make_optimizer(probe)
-    rnn_optimizer.build(rnn.trainable_variables)
-    train_m = rnn_step(rnn, rnn_optimizer, probe, make_carried(probe))
+    memory, rnn_optimizer = make_memory(task, settings, settings.rnn.dtype), make_optimizer(probe)
+    rnn_optimizer.build(memory.trainable_variables)
+    train_m = rnn_step(memory, rnn_optimizer, probe, make_carried(memory, probe))
 
     def count(units: int, terms: object) -> int:
         tf.nest.map_structure(lambda t: t.numpy(), terms)
@@ -133,13 +150,13 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
 
 def amounts(task: Task, settings: Settings) -> dict[str, float]:
     """Each stage's whole work: steps, frames or time steps."""
-    recorded = min(task.recorded_steps, settings.world.max_steps)
+    recorded = min(task.recorded_steps or settings.world.max_steps, settings.world.max_steps)
     frames = settings.extract.episodes * recorded
     vae_frames = frames * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
-    c, played = settings.controller, min(task.played_steps, settings.world.max_steps)
-    evolved = min(task.played_steps, c.dream_steps) if c.world == "dream" else played
+    c, played = settings.controller, min(task.played_steps or settings.world.max_steps, settings.world.max_steps)
+    evolved = min(task.played_steps or c.dream_steps, c.dream_steps) if c.world == "dream" else played
     scorings = -(-c.generations // c.eval_every)
     return {
         "extract": frames,
@@ -149,14 +166,6 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
         "controller": (c.generations * c.population * c.episodes + scorings * c.eval_episodes) * evolved,
         "evaluate": settings.evaluate.episodes * played,
     }
-
-
-def duration(seconds: float) -> str:
-    """'50 s', '12 min', '3.5 h' or '40 days'."""
-    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (48 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.1f} {name}" if name == "h" else f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 86400:.0f} days"
 
 
 def stage_seconds(rates: dict[str, float], task: Task, settings: Settings, ranks: int) -> dict[str, float]:
@@ -188,7 +197,7 @@ def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int
     often = Counter(stages)
     seconds = {name: value * often[name] for name, value in stage_seconds(rates, task, settings, ranks).items() if name in often}
     units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
-    lines = [f"{task.title} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
+    lines = [f"{task.shown} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
     for name, value in seconds.items():
         lines.append(f"  {name:<11}{work[name] * often[name]:>15,.0f} {units.get(name, 'steps'):<11}{duration(value):>9}")
     startup = rates[STARTUP] * (len(stages) + 1)

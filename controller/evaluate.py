@@ -1,14 +1,17 @@
 """Score the agent over many episodes, and print the paper's figures beside it.
 
     python controller/evaluate.py carracing
-    python controller/evaluate.py carracing --episodes 100 --run runs/carracing --json scores.json
+    python controller/evaluate.py carracing --shipped --episodes 100 --json scores.json
+    python controller/evaluate.py doom --run runs/doom --ranks 4
     python controller/evaluate.py doom --policy uniform
+    python controller/evaluate.py doom --policy constant --action=-1 --episodes 48 --dream-episodes 48
     mpirun -np 8 python controller/evaluate.py carracing --render fast --weights my_controller.npz
     python controller/evaluate.py carracing --original path/to/WorldModelsExperiments/carracing
 
-Without --run, the default run's agent is scored, or, where there is none yet, the agent shipped with the project. The
-run's own agent, scored with the run's own settings, leaves RUN/evaluate/scores.json and log.jsonl, and the same command
-resumes; with other flags the scores are only printed, and written to --json.
+Without --run, the default run's agent is scored, or, where there is none yet, the agent shipped with the project; --shipped takes
+that one in any case. All cores share the episodes, unless --ranks says otherwise or mpirun has started the command. The run's own
+agent, scored with the run's own settings, leaves RUN/evaluate/scores.json and log.jsonl, and the same command resumes; with other
+flags the scores are only printed, and written to --json.
 """
 
 from __future__ import annotations
@@ -23,171 +26,227 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.paper import row_for
-from controller.parallel import Ranks, run_ranks
-from controller.scores import mean_and_std, score_table, summarise
-from controller.weights import controller_path, fingerprint, shipped
-from env.command import parser, progress, resolve
-from env.compute import limit_threads
-from env.files import JsonlLog, read_jsonl, write_json
-from env.rundir import REPOSITORY, Run, RunInUse, Stage, saved_settings
-from env.settings import UserError
-from env.tasks import Settings, Task
+from controller.results.paper import row_for
+from controller.results.scores import mean_and_std, score_table, summarise
+from env.random_policy import ConstantPolicy, random_player
+from env.rollout import Job, Moment, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
+from env.run.command import SHOW, duration, parser, progress, resolve, run_command
+from env.run.compute import available_cores, limit_threads
+from env.run.errors import UserError
+from env.run.files import REPOSITORY, JsonlLog, read_jsonl, write_json
+from env.run.ranks import Ranks, launched, mpirun, run_ranks
+from env.run.rundir import Run, RunInUse, saved_settings
+from env.run.settings import Settings
+from env.run.stages import Stage
+from env.run.weights import controller_path, fingerprint, fingerprints, model_paths, shipped_controller
+from env.tasks import Task
 
 if TYPE_CHECKING:
-    from controller.rollout import Player
     from controller.simulate import Simulator
 
-RANDOM = ("random", "hold", "varied", "uniform")
-EVALUATION = 3  # keeps these episodes' seeds apart from all that anything was trained on
+POLICIES = ("random", "hold", "varied", "uniform", "constant")
+PROBE = 3.0  # seconds of play after which the rest is estimated
 
 
 def add_arguments(new: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags that only this command has."""
     new.add_argument("--weights", type=Path, metavar="FILE", help="score this C (an .npz like RUN/controller/best.npz)")
+    new.add_argument("--shipped", action="store_true", help="score the agent that comes with the project, whatever runs there are")
     new.add_argument("--original", type=Path, metavar="DIR", help="score the authors' released weights in DIR")
-    new.add_argument("--policy", choices=RANDOM, help="score a random policy instead of an agent, see controller/random_policy.py")
+    new.add_argument("--policy", choices=POLICIES, help="score a policy without skill instead of an agent, see env/random_policy.py")
+    new.add_argument("--action", metavar="LIST", help="for --policy constant: the action, such as --action=-1 or --action=0,0.5,0")
+    new.add_argument("--ranks", type=int, metavar="int", help="processes that share the episodes (default: one for each core)")
     new.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     return new
 
 
-class Scored(NamedTuple):
+@dataclass
+class Scored:
     """Who is scored.
 
     Attributes:
         player: plays the real world.
         settings: with which it plays.
         source: where it came from.
-        random: whether it is a random policy.
-        models: the run of its V and M, None for the shipped ones, where it can be scored in its dream, too.
-        params: C's parameters then, float32 [size], or None.
+        fingerprints: those of V, M and C.
+        policy: whether it is one without skill.
+        dream: plays in M's dreams, with `params`; None where that is not asked for.
     """
 
     player: Player
     settings: Settings
     source: str
-    random: bool = False
-    models: Path | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    policy: bool = False
+    dream: Simulator | None = None
     params: np.ndarray | None = None
 
 
-def build_agent(parsed: argparse.Namespace, task: Task, run: Path, settings: Settings) -> Scored:
-    """The agent or the random policy to score."""
+def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Settings) -> Scored:
+    """The agent or the policy to score. What it needs in the dream is looked for before the real world is played."""
     settings = dataclasses.replace(settings, world=dataclasses.replace(settings.world, render=settings.evaluate.render))
+    if parsed.policy == "constant":
+        return constant_policy(parsed.action, task, settings)
     if parsed.policy:
-        from controller.random_policy import random_player
-
-        return Scored(random_player(parsed.policy, task, settings.vae.z_size), settings, f"{parsed.policy} policy", random=True)
+        player = random_player(parsed.policy, task, settings.vae.z_size)
+        return Scored(player, settings, f"{parsed.policy} policy", policy=True)
     if parsed.original:
         return original_agent(parsed.original, task, settings)
     from controller.agent import load_agent
+    from controller.simulate import dream_simulator
 
-    weights = controller_path(task, run, parsed.run is not None, parsed.weights)
+    weights = controller_path(task.name, run, parsed.run is not None, parsed.weights, parsed.shipped)
     agent, settings = load_agent(task, settings, run, weights)
     inside = weights.resolve().is_relative_to(REPOSITORY)
     source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
-    return Scored(agent, settings, source, False, None if weights == shipped("controller", task) else run, agent.candidates[0])
+    models = None if weights == shipped_controller(task.name) else run
+    dream = dream_simulator(task, settings, models) if settings.evaluate.dream_episodes else None
+    made_of = fingerprints(model_paths(task.name, models)) | {"controller": fingerprint(weights)}
+    return Scored(agent, settings, source, made_of, dream=dream, params=agent.candidates[0])
+
+
+def constant_policy(words: str | None, task: Task, settings: Settings) -> Scored:
+    """The same action at each step, in the world and in the dream of the shipped M."""
+    try:
+        action = np.array([float(word) for word in (words or "").split(",")], np.float32)
+    except ValueError:
+        action = np.zeros(0, np.float32)
+    if action.shape != (task.actions.size,) or not np.isfinite(action).all():
+        raise UserError(f"--action is {words}: --policy constant needs {task.actions.size} numbers with commas, such as --action=-1")
+    scored = Scored(ConstantPolicy(action), settings, f"always {words}", policy=True, params=action)
+    if settings.evaluate.dream_episodes:
+        from controller.simulate import constant_simulator
+
+        paper = task.scales["paper"]
+        scored.settings = dataclasses.replace(settings, vae=paper.vae, rnn=paper.rnn)
+        scored.dream = constant_simulator(task, scored.settings)
+        scored.fingerprints = fingerprints(model_paths(task.name, None))
+    return scored
 
 
 def original_agent(folder: Path, task: Task, settings: Settings) -> Scored:
     """The authors' agent, with their frame processing."""
     from controller.agent import make_agent
-    from controller.original import load_original_controller, load_original_rnn, load_original_vae, original_paths
-    from rnn.rnn import make_rnn
+    from controller.tools.original import load_original_controller, load_original_rnn, load_original_vae, original_paths
+    from rnn.memory import make_memory
     from vae.vae import ConvVAE
 
     paper, world = task.scales["paper"], dataclasses.replace(settings.world, frames="original")
     settings = dataclasses.replace(paper, seed=settings.seed, evaluate=settings.evaluate, world=world)
-    vae, rnn = ConvVAE(paper.vae.z_size), make_rnn(task, settings, "float32")
-    agent = make_agent(task, settings, vae, rnn)
+    vae, memory = ConvVAE(paper.vae.z_size), make_memory(task, settings, "float32")
+    agent = make_agent(task, settings, vae, memory)
     params = load_original_controller(folder / "log", agent.policy.size)
     paths = original_paths(folder)
-    load_original_rnn(paths.rnn, rnn)
+    load_original_rnn(paths.rnn, memory)
     load_original_vae(paths.vae, vae)
     agent.set_candidates(params[None])
     return Scored(agent, settings, str(folder))
 
 
-def played_before(stage: Stage, controller: str) -> dict[int, dict[str, Any]]:
-    """The episodes that an interrupted scoring of the same C with the same settings left in the run's log."""
-    rows = read_jsonl(stage.log) if stage.log.exists() else []
-    try:
-        stage.check()
-        kept = {row["episode"]: row for row in rows if row.get("controller") == controller}
-    except UserError:
-        kept = {}
-    if len(kept) < len(rows):
-        print("evaluate: the settings or the agent changed since the last scoring: playing anew")
-    return kept
-
-
-def score_agent(ranks: Ranks, task: Task, settings: Settings, agent: Player, stage: Stage | None) -> list[dict[str, Any]]:
-    """Play the episodes that are not in the stage's log yet.
+class Pace:
+    """Says, a few seconds after play began, how long it will take (to be a rollout's `watch`).
 
     Args:
-        ranks, task, settings, agent: who plays what.
-        stage: the run's evaluate stage, on rank 0 and for the run's own scoring; else None.
+        steps: of all episodes of all ranks together, as far as known.
+        ranks: how many play.
+    """
+
+    def __init__(self, steps: float, ranks: int) -> None:
+        self._steps, self._ranks = steps, ranks
+        self._began, self._done, self._said = 0.0, 0, False
+
+    def __call__(self, moment: Moment) -> None:
+        if self._said:
+            return
+        now = time.monotonic()
+        self._began, self._done = self._began or now, self._done + 1
+        if now - self._began >= PROBE:
+            seconds = self._steps / (self._done / (now - self._began) * self._ranks)
+            print(f"evaluate: about {duration(seconds)} on {self._ranks} processes", flush=True)
+            self._said = True
+
+
+def played_before(stage: Stage) -> list[dict[str, Any]]:
+    """The episodes that an interrupted scoring of the same agent with the same settings left; they are gathered in the run's log."""
+    files = [stage.log, *sorted(stage.dir.glob("part-*.jsonl"))]
+    rows = [row for file in files if file.exists() for row in read_jsonl(file)]
+    try:
+        stage.check()
+    except UserError:
+        print("evaluate: the settings or the agent changed since the last scoring: playing anew")
+        rows = []
+    whole = {row["episode"]: row for row in rows}
+    stage.log.unlink(missing_ok=True)
+    log = JsonlLog(stage.log)
+    for row in whole.values():
+        log.append(row)
+    for file in files[1:]:
+        file.unlink()
+    return list(whole.values())
+
+
+def score_world(ranks: Ranks, task: Task, scored: Scored, stage: Stage | None) -> list[dict[str, Any]]:
+    """Play the episodes that are not in the stage's log yet. Each rank keeps what it has played, and takes its next episode as soon
+    as one has ended.
+
+    Args:
+        ranks, task, scored: who plays what.
+        stage: the run's evaluate stage, for the run's own scoring; else None.
 
     Returns:
-        A row for each episode on rank 0, nothing on the others.
+        A row for each episode, in order, on rank 0; nothing on the others.
     """
-    from controller.rollout import Job, Worlds, episode_seed, rollout
-
+    settings = scored.settings
     count = settings.evaluate.episodes
-    controller = fingerprint(stage.dir.parent / "controller" / "best.npz") if stage else ""
-    done = played_before(stage, controller) if stage else {}
+    before = (ranks.on_first(lambda: played_before(stage)) or []) if stage else []
     played = np.zeros(count, np.int64)
-    played[[index for index in done if index < count]] = 1
+    played[[row["episode"] for row in before if row["episode"] < count]] = 1
     played = ranks.broadcast(played)
-    jobs = [Job(i, 0, episode_seed(settings.seed, EVALUATION, i)) for i in range(count) if not played[i]]
-    if stage and jobs:
+    jobs = [Job(i, 0, episode_seed(settings.seed, Purpose.EVALUATION, i)) for i in range(count) if not played[i]]
+    if stage and jobs and ranks.first:
         stage.start()
-    log = JsonlLog(stage.log, keep=lambda row: done.get(row["episode"]) == row) if stage else None
+    ranks.broadcast(np.zeros(1))  # the stage's folder is there
+    log = JsonlLog(stage.dir / f"part-{ranks.rank}.jsonl") if stage and jobs else None
     bar = progress(desc="evaluate", total=count, initial=count - len(jobs), unit="episode") if ranks.first else None
-    worlds = Worlds(task, settings.world)
-    chunk = ranks.size * agent.slots  # what is kept at a time
-    for start in range(0, len(jobs), chunk):
-        part = jobs[start : start + chunk]
-        table = np.zeros((len(part), 2))
-        where = {job.index: number for number, job in enumerate(part)}
-        for result in rollout(worlds, agent, ranks.share(part)):
-            table[where[result.job.index]] = result.score, result.length
-        for job, (score, length) in zip(part, ranks.total(table)):
-            done[job.index] = {"episode": job.index, "seed": job.seed, "return": float(score), "length": int(length)}
-            if log:
-                done[job.index]["controller"] = controller
-                log.append(done[job.index])
+    length = (task.recorded_steps if scored.policy else task.played_steps) or settings.world.max_steps
+    pace = Pace(len(jobs) * min(length, settings.world.max_steps), ranks.size) if ranks.first else None
+    worlds, table = Worlds.of(task, settings.world), np.zeros((count, 2))
+    for result in rollout(WorldLanes(worlds, scored.player, watch=pace), ranks.share(jobs)):
+        table[result.job.index] = result.score, result.length
+        if log:
+            log.append(row_of(result.job, result.score, result.length))
         if bar is not None:
-            bar.update(len(part))
+            bar.update(min(ranks.size, bar.total - bar.n))
     worlds.close()
     if bar is not None:
         bar.close()
-    return [done[i] for i in range(count)] if ranks.first else []
+    table = ranks.total(table)
+    if not ranks.first:
+        return []
+    rows = {row["episode"]: row for row in before} | {job.index: row_of(job, *table[job.index]) for job in jobs}
+    if stage and jobs:
+        played_before(stage)  # the parts of all ranks become one log
+    return [rows[i] for i in range(count)]
 
 
-def open_dream(task: Task, scored: Scored) -> Simulator | None:
-    """M's dreams, to score the agent in, where the settings ask for that. Called before the real world is played, for it may
-    find that something is missing."""
-    if not scored.settings.evaluate.dream_episodes or scored.params is None:
-        return None
-    from controller.simulate import dream_simulator
-
-    return dream_simulator(task, scored.settings, scored.models)
+def row_of(job: Job, score: float, length: float) -> dict[str, Any]:
+    """An episode's row in the log."""
+    return {"episode": job.index, "seed": job.seed, "return": float(score), "length": int(length)}
 
 
 def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, Any]:
-    """The agent's score in M's dreams, summarised."""
-    from controller.rollout import Job, episode_seed
-
+    """The score in M's dreams, summarised."""
     assert scored.params is not None
     count = scored.settings.evaluate.dream_episodes
-    seeds = [episode_seed(scored.settings.seed, EVALUATION, i) for i in range(count)]
+    seeds = [episode_seed(scored.settings.seed, Purpose.EVALUATION, i) for i in range(count)]
     jobs, table = [Job(i, 0, seed) for i, seed in enumerate(seeds)], np.zeros((count, 2))
-    for result in simulate(scored.params[None], ranks.share(jobs)):
+    for result in simulate.play(scored.params[None], ranks.share(jobs)):
         table[result.job.index] = result.score, result.length
     table = ranks.total(table)
     summary = summarise(table[:, 0], table[:, 1].astype(int), np.array(seeds))
@@ -197,7 +256,8 @@ def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, 
 def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
     """Whether this is the run's own scoring, kept in its folder: of its own agent, with just the settings of the run."""
     saved = saved_settings(path)
-    if saved is None or parsed.original or parsed.weights or parsed.policy or not (path / "controller" / "best.npz").exists():
+    other = parsed.original or parsed.weights or parsed.policy or parsed.shipped
+    if saved is None or other or not (path / "controller" / "best.npz").exists():
         return False
     return saved == settings
 
@@ -213,21 +273,29 @@ def open_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> Run 
         return None
 
 
-def report_scores(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: dict[str, Any] | None) -> dict[str, Any]:
-    """Summarise the rows, print the score and the paper's table, and return the JSON."""
+def summary_of(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: dict[str, Any] | None) -> dict[str, Any]:
+    """The JSON of a scoring."""
     settings, c = scored.settings, scored.settings.controller
     returns, lengths, seeds = (np.array([row[key] for row in rows]) for key in ("return", "length", "seed"))
-    paper = row_for(task.name, None if scored.random else c)
     scores: dict[str, Any] = {"task": task.name, "agent": scored.source, "render": settings.world.render, "frames": settings.world.frames}
-    scores |= {"max_steps": settings.world.max_steps, "features": c.features, "hidden": c.hidden, "seed": settings.seed}
+    scores |= {"fingerprints": scored.fingerprints, "max_steps": settings.world.max_steps, "seed": settings.seed}
+    if not scored.policy:
+        scores |= {"features": c.features, "hidden": c.hidden}
     scores |= summarise(returns, lengths, seeds)
+    paper = row_for(task.name, None if scored.policy else c)
     scores["paper"] = dataclasses.asdict(paper) if paper else None
     if dream:
         scores["dream"] = dream
+    return scores
+
+
+def print_scores(task: Task, scored: Scored, scores: dict[str, Any]) -> None:
+    """The table with the published scores of the game, where there are any, and a line for ours."""
+    paper, dream = row_for(task.name, None if scored.policy else scored.settings.controller), scores.get("dream")
     print(score_table(f"ours, {scored.source}", task.name, paper, scores))
     low, high = scores["ci95"]
     print(
-        f"\n{task.title}, {len(rows)} episodes, {settings.world.render} drawing: {mean_and_std(scores)} "
+        f"\n{task.shown}, {scores['episodes']} episodes, {scores['render']} drawing: {mean_and_std(scores)} "
         f"(95% interval {low:.1f} .. {high:.1f})" + (f"; paper, {paper.method}: {paper.mean:g} ± {paper.std:g}" if paper else "")
     )
     if dream:
@@ -236,42 +304,66 @@ def report_scores(task: Task, scored: Scored, rows: list[dict[str, Any]], dream:
             f"in M's dream at temperature {dream['temperature']:g}, {dream['episodes']} episodes: {mean_and_std(dream)} "
             f"(95% interval {low:.1f} .. {high:.1f})"
         )
-    return scores
 
 
 def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, settings: Settings) -> None:
     """Score the agent that the flags name, on all ranks."""
-    if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):
-        raise UserError(f"--json {parsed.json} cannot be written: name a file in a folder that is there and yours")
-    if sum(map(bool, (parsed.original, parsed.weights, parsed.policy))) > 1:
-        raise UserError("--original, --weights and --policy each name who plays: give one of them")
-    if parsed.original is None and parsed.policy is None:
-        controller_path(task, path, parsed.run is not None, parsed.weights)  # fail before TensorFlow starts
     run = ranks.on_first(lambda: open_own(parsed, path, settings))
-    stage = run.stage("evaluate") if run else None
-    limit_threads(tensorflow=parsed.policy is None)
-    scored = build_agent(parsed, task, path, settings)
-    simulate = open_dream(task, scored)
-    rows = score_agent(ranks, task, scored.settings, scored.player, stage)
-    dream = score_dream(ranks, scored, simulate) if simulate else None
+    own = bool(ranks.broadcast(np.array([run is not None]))[0])
+    if own:
+        ranks.check_shared(path)
+    stage = Stage(path, "evaluate", settings) if own else None
+    limit_threads(tensorflow=parsed.policy is None or settings.evaluate.dream_episodes > 0)
+    scored = build_scored(parsed, task, path, settings)
+    if ranks.first:
+        print(f"evaluate: {settings.evaluate.episodes} episodes of {task.shown}, played by {scored.source}", flush=True)
+    rows = score_world(ranks, task, scored, stage)
+    dream = score_dream(ranks, scored, scored.dream) if scored.dream else None
     if not ranks.first:
         return
-    scores = report_scores(task, scored, rows, dream)
+    scores = summary_of(task, scored, rows, dream)
+    print_scores(task, scored, scores)
     if stage:
         write_json(stage.dir / "scores.json", scores)
         summary = {key: scores[key] for key in ("episodes", "mean", "std", "ci95", "render")}
         if dream:
             summary |= {"dream_mean": dream["mean"], "dream_std": dream["std"]}
-        stage.finish(summary | {"controller": rows[0]["controller"]})
+        stage.finish(summary)
     if parsed.json:
         write_json(parsed.json, scores)
 
 
-def main(ranks: Ranks) -> None:
+def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
+    """The command line, checked before anything is started."""
     parsed = add_arguments(parser(__doc__ or "", "evaluate")).parse_args()
     task, path, settings = resolve(parsed, "evaluate")
-    evaluate(ranks, parsed, task, path, settings)
+    if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):
+        raise UserError(f"--json {parsed.json} cannot be written: name a file in a folder that is there and yours")
+    if sum(map(bool, (parsed.original, parsed.weights, parsed.policy, parsed.shipped))) > 1:
+        raise UserError("--original, --weights, --policy and --shipped each name who plays: give one of them")
+    if parsed.action and parsed.policy != "constant":
+        raise UserError("--action is that of --policy constant: give both")
+    if parsed.ranks is not None and parsed.ranks < 1:
+        raise UserError(f"--ranks is {parsed.ranks}: it must be at least 1")
+    if parsed.original is None and parsed.policy is None:
+        controller_path(task.name, path, parsed.run is not None, parsed.weights, parsed.shipped)
+    return parsed, task, path, settings
+
+
+def spread() -> None:
+    """Start this command again on all cores, unless mpirun has started it already."""
+    parsed, _, _, settings = parse()
+    words = mpirun(min(parsed.ranks or available_cores(), settings.evaluate.episodes))
+    if words:
+        environment = os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {})
+        os.execvpe(words[0], [*words, sys.executable, *sys.argv], environment)
+
+
+def main(ranks: Ranks) -> None:
+    evaluate(ranks, *parse())
 
 
 if __name__ == "__main__":
+    if not launched():
+        run_command(spread)
     run_ranks(main)

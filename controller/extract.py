@@ -3,8 +3,9 @@
     python controller/extract.py carracing
     mpirun -np 8 python controller/extract.py carracing --episodes 1000
     python controller/extract.py carracing --policy controller --run runs/driven
+    python controller/extract.py carracing --policy controller --agent runs/carracing --run runs/driven
 
-Writes RUN/extract/episodes/*.npz (obs, action, reward, done) and log.jsonl. Exactly the asked number of episodes is
+Writes RUN/extract/episodes/*.npz (obs, action, reward, done; see env/episodes.py) and log.jsonl. Exactly the asked number of episodes is
 recorded, whatever the number of processes; episode i is the same on all of them. The same command resumes, and replaces
 files that are missing or damaged.
 """
@@ -19,59 +20,55 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported; a rank has one core
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from controller.parallel import Ranks, run_ranks
-from controller.weights import controller_path
-from env.command import parser, progress, resolve
-from env.compute import limit_threads
 from env.episodes import cut_or_missing, episode_path, is_whole, read_episode, write_episode
-from env.files import JsonlLog
-from env.rundir import Run
-from env.settings import UserError
-from env.tasks import Settings, Task
-
-if TYPE_CHECKING:
-    from controller.rollout import Player
+from env.random_policy import random_player
+from env.rollout import Job, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
+from env.run.command import parser, progress, resolve
+from env.run.compute import limit_threads
+from env.run.errors import UserError
+from env.run.files import JsonlLog
+from env.run.ranks import Ranks, run_ranks
+from env.run.rundir import Run
+from env.run.settings import Settings
+from env.run.weights import controller_path
+from env.tasks import Task
 
 MOST_ATTEMPTS = 100  # at an episode of min_frames
-PURPOSE = 0  # keeps these episodes' seeds apart from those of training and evaluation
 
 
-def make_player(task: Task, settings: Settings, run: Path) -> Player:
-    """The player that `extract.policy` names: a random policy, or the run's C, where it has none the shipped one."""
+def make_player(task: Task, settings: Settings) -> Player:
+    """The player that `extract.policy` names: a random policy, or the agent of another run, or the shipped one."""
     if settings.extract.policy != "controller":
-        from controller.random_policy import random_player
-
         return random_player(settings.extract.policy, task, settings.vae.z_size)
     from controller.agent import load_agent
 
-    return load_agent(task, settings, run, controller_path(task, run, False, None))[0]
+    other = Path(settings.extract.agent) if settings.extract.agent else None
+    weights = controller_path(task.name, other or Path(), other is not None, use_shipped=other is None)
+    return load_agent(task, settings, other or Path(), weights)[0]
 
 
 def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:
     """Record this rank's share of the episodes `indices` into the run."""
-    from controller.rollout import Job, Worlds, episode_seed, rollout
-
     folder = run / "extract" / "episodes"
     extract = settings.extract
-    jobs = [Job(i, 0, episode_seed(settings.seed, PURPOSE, i)) for i in ranks.share(indices)]
+    jobs = [Job(i, 0, episode_seed(settings.seed, Purpose.RECORDING, i)) for i in ranks.share(indices)]
     if not jobs:
         return
     attempts = dict.fromkeys(ranks.share(indices), 0)
-    worlds, player = Worlds(task, settings.world), make_player(task, settings, run)
+    worlds = Worlds.of(task, settings.world)
+    lanes = WorldLanes(worlds, make_player(task, settings), record=True, past_done=extract.past_done)
     bar = progress(desc="extract", total=len(indices), unit="episode") if ranks.first else None
     while jobs:
         again: list[Job] = []
-        for result in rollout(worlds, player, jobs, record=True, past_done=extract.past_done):
+        for result in rollout(lanes, jobs):
             index = result.job.index
             if result.length < extract.min_frames:
                 attempts[index] += 1
                 if attempts[index] == MOST_ATTEMPTS:
                     raise UserError(f"extract.min_frames is {extract.min_frames}, which no episode of {MOST_ATTEMPTS} reached: lower it")
-                again.append(Job(index, 0, episode_seed(settings.seed, PURPOSE, index, attempts[index])))
+                again.append(Job(index, 0, episode_seed(settings.seed, Purpose.RECORDING, index, attempts[index])))
                 continue
             assert result.episode is not None
             write_episode(episode_path(folder, index), result.episode)
@@ -99,6 +96,7 @@ def write_log(run: Run) -> dict[str, float]:
 def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     """The extract stage of a run, on all ranks."""
     run = ranks.on_first(lambda: Run(path, settings))
+    ranks.check_shared(path)
     finished = bool(ranks.broadcast(np.array([run.stage("extract").check() if run else False]))[0])
     folder = path / "extract" / "episodes"
     everything = list(range(settings.extract.episodes))

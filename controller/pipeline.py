@@ -5,7 +5,7 @@
     python controller/pipeline.py doom --temperatures 0.1,0.5,1.0,1.15,1.3
 
 A finished stage is skipped, an interrupted one resumes; a stage that was made with other settings is named, not reused.
-With --temperatures, V and M are made once, and then a C for each temperature (see controller/temperatures.py).
+With --temperatures, V and M are made once, and then a C for each temperature (see controller/results/temperatures.py).
 Stages that play episodes run on MPI ranks, one for each core (--ranks), the others use all cores or the GPU.
 """
 
@@ -18,18 +18,19 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os
-import shutil
 import signal
 import subprocess
 import time
 
 from controller.estimate import describe, measure
-from controller.stages import STUDIES, waiting_stages
-from controller.temperatures import OWN, SHARED, link_stages, plan_studies, write_table
-from env.command import SHOW, parser, resolve, run_command
-from env.compute import available_cores
-from env.settings import UserError
-from env.tasks import STAGES, Settings, Task
+from controller.results.temperatures import OWN, SHARED, link_stages, plan_studies, write_table
+from env.run.command import SHOW, parser, resolve, run_command
+from env.run.compute import available_cores, has_gpu
+from env.run.errors import UserError
+from env.run.ranks import mpirun
+from env.run.rundir import STUDIES, waiting_stages
+from env.run.settings import STAGES, Settings
+from env.tasks import Task
 
 COMMANDS = {
     "extract": "controller/extract.py",
@@ -43,26 +44,12 @@ COMMANDS = {
 ON_RANKS = ("extract", "controller", "evaluate")
 
 
-def mpirun(ranks: int) -> list[str]:
-    """The words that start a command on `ranks` ranks; none for one rank.
-
-    Raises:
-        UserError: there is no mpirun.
-    """
-    if ranks == 1:
-        return []
-    beside = Path(sys.executable).with_name("mpirun")  # the one of the installed mpich, which mpi4py was made for
-    found = str(beside) if beside.exists() else shutil.which("mpirun")
-    if found is None:
-        raise UserError("there is no mpirun: install the packages of requirements.txt, or give --ranks 1")
-    return [found, "-np", str(ranks)]
-
-
 def run_stage(name: str, task: str, run: Path, ranks: int) -> None:
-    """Run one stage's command to its end; its failure is this command's, with the same exit code."""
+    """Run one stage's command on `ranks` processes to its end; its failure is this command's, with the same exit code."""
     root = Path(__file__).resolve().parents[1]
-    words = mpirun(ranks if name in ON_RANKS else 1)
+    words = mpirun(ranks)
     words += [sys.executable, str(root / COMMANDS[name]), task, "--run", str(run)]
+    words += ["--ranks", "1"] if name == "evaluate" and ranks == 1 else []  # else it would take all cores
     started = time.monotonic()
     environment = os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {})
     child = subprocess.Popen(words, env=environment)
@@ -78,6 +65,18 @@ def run_stage(name: str, task: str, run: Path, ranks: int) -> None:
     print(f"{name}: took {time.monotonic() - started:.0f} s", flush=True)
 
 
+def check_device(settings: Settings) -> None:
+    """Raise UserError now, and not when C's turn comes after hours, if the settings ask for a GPU that is not there."""
+    if settings.controller.device == "gpu" and not has_gpu():
+        raise UserError("controller.device is gpu, but TensorFlow finds none: take cpu")
+
+
+def ranks_of(name: str, settings: Settings, ranks: int) -> int:
+    """How many processes run a stage: one where all cores, or the only GPU, are that process's own."""
+    on_gpu = name == "controller" and settings.controller.device == "gpu"
+    return ranks if name in ON_RANKS and not on_gpu else 1
+
+
 def main() -> None:
     new = parser(__doc__ or "", None)
     new.add_argument("--ranks", type=int, default=available_cores(), metavar="int", help="MPI ranks (default: one for each core)")
@@ -88,6 +87,7 @@ def main() -> None:
         raise UserError(f"--ranks is {parsed.ranks}: it must be at least 1")
     mpirun(parsed.ranks)
     task, path, settings = resolve(parsed, None)
+    check_device(settings)
     studies = plan_studies(path, settings, parsed.temperatures) if parsed.temperatures is not None else []
     waiting = waiting_stages(path, settings, SHARED if studies else STAGES)
     report = [] if studies else ["report"]
@@ -98,24 +98,24 @@ def main() -> None:
         link_stages(path, settings, study, its)
     own = [(study, name) for study, its in studies for name in waiting_stages(study, its, OWN)]
     if (waiting or own) and not parsed.no_estimate:
-        rates = measure([task.name, "--run", str(path)])
+        rates = measure([task.word, "--run", str(path)])
         print(describe(task, settings, rates, parsed.ranks, [*waiting, *(name for _, name in own)]), flush=True)
     to_do = [*waiting, *report, *(f"{name} at temperature {study.name}" for study, name in own)]
     print(f"to do in {path}: {', '.join(to_do) or 'nothing'}", flush=True)
     for name in (*waiting, *report):
-        run_stage(name, task.name, path, parsed.ranks)
+        run_stage(name, task.word, path, ranks_of(name, settings, parsed.ranks))
     for study, name in own:
-        run_stage(name, task.name, study, parsed.ranks)
+        run_stage(name, task.word, study, ranks_of(name, settings, parsed.ranks))
     if studies:
-        finish_studies(task, path, settings, parsed.ranks)
+        finish_studies(task, path, settings)
     print(f"finished: see {path / STUDIES / 'table.md' if studies else path / 'report' / 'report.md'}")
 
 
-def finish_studies(task: Task, path: Path, settings: Settings, ranks: int) -> None:
+def finish_studies(task: Task, path: Path, settings: Settings) -> None:
     """Print and write the table, and make the run's report again, where it has one."""
     print(write_table(path, task))
     if (path / "report" / "report.md").exists() and not waiting_stages(path, settings, STAGES):
-        run_stage("report", task.name, path, ranks)
+        run_stage("report", task.word, path, 1)
 
 
 if __name__ == "__main__":

@@ -19,92 +19,81 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from controller.weights import controller_path, shipped
-from env.command import parser, resolve, run_command
-from env.compute import limit_threads
-from env.settings import UserError
-from env.tasks import Settings, Task
+from env.rollout import Job, Moment, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
+from env.run.command import parser, resolve, run_command
+from env.run.compute import limit_threads
+from env.run.errors import UserError
+from env.run.settings import Settings
+from env.run.weights import controller_path, shipped_controller
+from env.tasks import Task
 
 if TYPE_CHECKING:
     import pygame
 
-    from controller.agent import Agent
 
 WINDOW = 640  # pixels of the window's longer side
-PLAY = 5  # keeps these episodes' seeds apart from all others'
 
 
-class Game(Protocol):
+class Left(Exception):
+    """The window was closed."""
+
+
+class Keyboard:
+    """An agent, or nobody, until a person takes over (a Player with one slot, see env/rollout.py).
+
+    Args:
+        actions: the game's.
+        keys: of the task.
+        player: the agent, or None.
+        held: which keys are held down now, by name.
+    """
+
+    slots = 1
+
+    def __init__(self, task: Task, player: Player | None, held: Callable[[str], bool]) -> None:
+        self._task, self._player, self._held = task, player, held
+        self.by_hand = player is None
+
+    def begin(self, slot: int, job: Job) -> None:
+        self.by_hand = self._player is None
+        if self._player:
+            self._player.begin(slot, job)
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        answer = self._player.act(observations) if self._player else None
+        pressed = [action for key, action in self._task.keys if self._held(key)]
+        self.by_hand = self.by_hand or bool(pressed) or answer is None
+        if not self.by_hand:
+            assert answer is not None
+            return answer
+        actions = self._task.actions
+        own = (actions.of_keys(pressed) if pressed else actions.rest)[None]
+        if isinstance(self._player, Remembers):
+            self._player.acted(own)
+        return own
+
+    def give_back(self) -> None:
+        """The agent plays again, if there is one."""
+        self.by_hand = self._player is None
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A player that must know what was done in its place."""
+
+    def acted(self, actions: np.ndarray) -> None: ...
+
+
+class Game(NamedTuple):
     """What is played: the real world or a dream, with or without an agent."""
 
-    def begin(self, seed: int) -> None:
-        """Start an episode."""
-
-    def picture(self) -> np.ndarray:
-        """What there is to see, uint8 [H, W, 3]."""
-
-    def answer(self) -> np.ndarray | None:
-        """The agent's action for what it sees now, float32 [A]; None without an agent."""
-
-    def step(self, action: np.ndarray) -> tuple[float, bool]:
-        """Take an action, the agent's or another: the reward, and whether the episode is over."""
-
-
-class RealGame:
-    """The real world, seen as it draws itself; the agent sees its 64x64 frames."""
-
-    def __init__(self, task: Task, settings: Settings, agent: Agent | None) -> None:
-        from controller.rollout import make_world
-
-        self._world, self._agent = make_world(task, settings.world, render_mode="rgb_array"), agent
-
-    def begin(self, seed: int) -> None:
-        from controller.rollout import Job
-
-        if self._agent:
-            self._agent.begin(0, Job(0, 0, seed))
-        self._frame, _ = self._world.reset(seed=seed)
-
-    def picture(self) -> np.ndarray:
-        return np.asarray(self._world.render())
-
-    def answer(self) -> np.ndarray | None:
-        return self._agent.act(self._frame[None])[0] if self._agent else None
-
-    def step(self, action: np.ndarray) -> tuple[float, bool]:
-        if self._agent:
-            self._agent.acted(action[None])
-        self._frame, reward, terminated, truncated, _ = self._world.step(action)
-        return float(reward), terminated or truncated
-
-
-class DreamGame:
-    """M's dream, decoded by V; the agent sees M's state."""
-
-    def __init__(self, task: Task, settings: Settings, run: Path | None, params: np.ndarray | None) -> None:
-        import tensorflow as tf
-
-        from controller.simulate import make_act, make_dream
-
-        self._dream, self._act = make_dream(task, settings, run), tf.function(make_act(task, settings))
-        self._params = None if params is None else tf.constant(params[None])
-
-    def begin(self, seed: int) -> None:
-        self._seen, _ = self._dream.reset(seed=seed)
-
-    def picture(self) -> np.ndarray:
-        return self._dream.render()
-
-    def answer(self) -> np.ndarray | None:
-        return None if self._params is None else self._act(self._params, self._seen[None]).numpy()[0]
-
-    def step(self, action: np.ndarray) -> tuple[float, bool]:
-        self._seen, reward, terminated, truncated, _ = self._dream.step(action)
-        return reward, terminated or truncated
+    worlds: Worlds
+    player: Player | None
 
 
 def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream: bool, temperature: float | None) -> Game:
@@ -114,27 +103,29 @@ def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream:
         UserError: a dream without a trained V and M, or weights that do not fit.
     """
     from controller.agent import load_agent
+    from controller.simulate import Dreamer, make_dream
 
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, slots=1))
     agent, models = None, run if (run / "rnn" / "weights.npz").exists() else None
     if dream and run_given and models is None:
-        raise UserError(f"{run} has no M to dream: run rnn/train.py {task.name} --run {run} first")
+        raise UserError(f"{run} has no M to dream: run rnn/train.py {task.word} --run {run} first")
     try:
-        weights = controller_path(task, run, run_given, None)
+        weights = controller_path(task.name, run, run_given)
     except UserError as error:
         if run_given and not run.is_dir():
             raise
         print(f"{error}. There is no agent: you play")
     else:
         agent, settings = load_agent(task, settings, run, weights)
-        models = None if weights == shipped("controller", task) else run
+        models = None if weights == shipped_controller(task.name) else run
     if temperature is not None:
         settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, temperature=temperature))
         settings.check()
-    if dream:
-        print(f"M's dream at temperature {settings.controller.temperature:g}")
-        return DreamGame(task, settings, models, agent.candidates[0] if agent else None)
-    return RealGame(task, settings, agent)
+    if not dream:
+        return Game(Worlds.of(task, settings.world, render_mode="rgb_array"), agent)
+    print(f"M's dream at temperature {settings.controller.temperature:g}")
+    world, act = make_dream(task, settings, models)
+    return Game(Worlds(lambda: world), Dreamer(act, agent.candidates[0]) if agent else None)
 
 
 def open_window(title: str) -> pygame.Surface:
@@ -172,38 +163,34 @@ def show(window: pygame.Surface, picture: np.ndarray, words: str) -> None:
     pygame.display.flip()
 
 
-def pressed_action(task: Task, held: Any) -> np.ndarray | None:
-    """The action of the arrow keys that are held down, float32 [A]; None when there are none."""
-    import pygame
-
-    actions = [action for key, action in task.keys if held[pygame.key.key_code(key)]]
-    return np.clip(np.sum(actions, axis=0), task.action_low, task.action_high).astype(np.float32) if actions else None
-
-
 def play(game: Game, task: Task, window: pygame.Surface, title: str, seed: int, episodes: int) -> None:
     """Play until the window is closed, or `episodes` have ended (0: no limit)."""
     import pygame
 
-    from controller.rollout import episode_seed
+    clock, player = pygame.time.Clock(), Keyboard(task, game.player, lambda key: pygame.key.get_pressed()[pygame.key.key_code(key)])
 
-    clock, episode, by_hand = pygame.time.Clock(), 0, False
-    rest = np.clip(np.zeros(task.action_size), task.action_low, task.action_high).astype(np.float32)
-    while not episodes or episode < episodes:
-        game.begin(episode_seed(seed, PLAY, episode))
-        episode, score, steps, over = episode + 1, 0.0, 0, False
-        while not over:
-            for event in pygame.event.get():
-                if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
-                    return
-                over |= event.type == pygame.KEYDOWN and event.key == pygame.K_r
-                by_hand &= not (event.type == pygame.KEYDOWN and event.key == pygame.K_a)
-            own, answer = pressed_action(task, pygame.key.get_pressed()), game.answer()
-            by_hand = by_hand or own is not None or answer is None
-            reward, ended = game.step((rest if own is None else own) if by_hand or answer is None else answer)
-            score, steps, over = score + reward, steps + 1, over or ended
-            show(window, game.picture(), f"{title}: {'you play' if by_hand else 'the agent plays'}, step {steps}, score {score:.0f}")
-            clock.tick(task.frame_rate)
-        print(f"episode {episode}: {steps} steps, score {score:.1f}", flush=True)
+    def watch(moment: Moment) -> bool:
+        again = False
+        for event in pygame.event.get():
+            if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
+                raise Left
+            again |= event.type == pygame.KEYDOWN and event.key == pygame.K_r
+            if event.type == pygame.KEYDOWN and event.key == pygame.K_a:
+                player.give_back()
+        who = "you play" if player.by_hand else "the agent plays"
+        show(window, np.asarray(moment.world.render()), f"{title}: {who}, step {moment.step}, score {moment.score:.0f}")
+        clock.tick(task.frame_rate)
+        return again
+
+    lanes, episode = WorldLanes(game.worlds, player, watch=watch), 0
+    try:
+        while not episodes or episode < episodes:
+            job = Job(0, 0, episode_seed(seed, Purpose.PLAY, episode))
+            result = next(rollout(lanes, [job]))
+            episode += 1
+            print(f"episode {episode}: {result.length} steps, score {result.score:.1f}", flush=True)
+    except Left:
+        pass
 
 
 def add_arguments(new: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -221,7 +208,7 @@ def main() -> None:
         raise UserError("--temperature is that of a dream: give --dream as well")
     if parsed.episodes < 0:
         raise UserError(f"--episodes is {parsed.episodes}: it must be at least 0, which means no limit")
-    title = f"{task.title}, M's dream" if parsed.dream else task.title
+    title = f"{task.shown}, M's dream" if parsed.dream else task.shown
     window = open_window(title)
     limit_threads()
     game = make_game(task, settings, run, parsed.run is not None, parsed.dream, parsed.temperature)

@@ -6,13 +6,8 @@ linear: biases, then the weight matrix row by row; with a hidden layer: the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-
-from env.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -60,15 +55,3 @@ class Policy:
             start += inputs * outputs
             x = tf.tanh(tf.squeeze(tf.matmul(x[:, None, :], weights), axis=1) + bias)
         return x
-
-
-def to_action(task: Task, y: Any, clip: Callable[..., Any] = np.clip) -> Any:
-    """C's tanh outputs -> the world's action, clip(y * scale + offset, low, high), element by element.
-
-    Args:
-        task: says how, see env/tasks.py.
-        y: [..., A], numpy or (with clip=tf.clip_by_value) a tensor.
-    """
-    parts = (task.action_scale, task.action_offset, task.action_low, task.action_high)
-    scale, offset, low, high = (np.array(part, np.float32) for part in parts)
-    return clip(y * scale + offset, low, high)

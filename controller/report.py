@@ -18,15 +18,16 @@ import dataclasses
 import json
 from typing import Any
 
-from controller.paper import ORIGINAL_TRAINING, row_for
-from controller.scores import score_table
-from controller.temperatures import read_scores, temperature_table
-from env.command import existing, parser, resolve, run_command
-from env.compute import limit_threads
-from env.files import read_jsonl, write_atomic
-from env.rundir import Run
-from env.settings import UserError
-from env.tasks import STAGES, Task
+from controller.results.paper import ORIGINAL_TRAINING, row_for
+from controller.results.scores import score_table
+from controller.results.temperatures import read_scores, temperature_table
+from env.run.command import existing, parser, resolve, run_command
+from env.run.compute import limit_threads
+from env.run.errors import UserError
+from env.run.files import read_jsonl, write_atomic
+from env.run.rundir import Run
+from env.run.settings import STAGES, Controller
+from env.tasks import Task
 
 
 def short(value: Any) -> str:
@@ -34,6 +35,12 @@ def short(value: Any) -> str:
     if isinstance(value, list):
         return " .. ".join(map(short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def evolution(c: Controller) -> str:
+    """Under which settings a C was evolved: '64 x 8 dreams at temperature 1.15'."""
+    where = f"dreams at temperature {c.temperature:g}" if c.world == "dream" else "episodes"
+    return f"{c.population} x {c.episodes} {where}"
 
 
 def loss_table(run: Run, task: Task) -> list[str]:
@@ -56,7 +63,7 @@ def loss_table(run: Run, task: Task) -> list[str]:
 def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict[str, Any]) -> None:
     """report.md: the score table, the pictures, what each stage ended with, and the settings."""
     settings = run.settings
-    lines = [f"# {task.title}, scale {settings.scale}, seed {settings.seed}", ""]
+    lines = [f"# {task.shown}, scale {settings.scale}, seed {settings.seed}", ""]
     row = row_for(task.name, settings.controller)
     lines += [score_table(f"ours ({scores['render']} drawing)", task.name, row, scores), ""]
     lines += ["Each return, with its seed, is in `../evaluate/scores.json`.", ""]
@@ -83,7 +90,7 @@ def make_report(run: Run, task: Task) -> None:
     """
     for name in STAGES:
         if not run.stage(name).check():
-            raise UserError(f"{run.path} is not finished (stage {name}): run 'bash run.sh {task.name} --run {run.path}' first")
+            raise UserError(f"{run.path} is not finished (stage {name}): run 'bash run.sh {task.word} --run {run.path}' first")
     try:
         scores = json.loads((run.path / "evaluate" / "scores.json").read_text())
     except (OSError, json.JSONDecodeError):
@@ -92,8 +99,8 @@ def make_report(run: Run, task: Task) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from controller import pictures
     from controller.agent import load_agent
+    from controller.results import pictures
 
     settings, folder = run.settings, run.path / "report"
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, slots=1))
@@ -104,7 +111,7 @@ def make_report(run: Run, task: Task) -> None:
     for stage, title in (("vae", "V"), ("rnn", "M")):
         original = ORIGINAL_TRAINING.get(task.name, {}).get(stage, {})
         pictures.plot_terms(run.stage(stage).log, folder / f"{stage}.png", title, original)
-    pictures.plot_controller(run.stage("controller").log, folder / "controller.png", task.name)
+    pictures.plot_controller(run.stage("controller").log, folder / "controller.png", task.name, evolution(settings.controller))
     video, score = pictures.video_frames(task, settings, agent)
     dream, hundredth, dreamt = pictures.dream_frames(task, settings, run.path, agent.candidates[0])
     pictures.plot_moments(frames[0], decoded[0], hundredth, folder / "moments.png")

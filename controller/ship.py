@@ -2,9 +2,9 @@
 
     python controller/ship.py carracing --run runs/carracing-day
 
-Writes vae/TASK.npz, rnn/TASK.npz and controller/TASK.npz, beside each the training's log and pictures, vae/TASK.initial.npz (first
-frames, from which dreams start), controller/TASK.settings.json, and, if temperatures were studied, controller/TASK.temperatures.json.
-Weights are kept in half precision: score the agent again after shipping it.
+Writes vae/shipped/TASK, rnn/shipped/TASK and controller/shipped/TASK: weights, the trainings' logs and pictures, initial.npz (first
+frames, from which dreams start), settings.json, and, if temperatures were studied, temperatures.json. Weights are kept in half
+precision: score the agent again after shipping it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ import shutil
 
 import numpy as np
 
-from controller.temperatures import read_scores
-from controller.weights import model_paths, shipped
-from env.command import parser, resolve, run_command
-from env.files import load_arrays, save_arrays, write_json
-from env.settings import UserError
+from controller.results.temperatures import read_scores
+from env.run.command import parser, resolve, run_command
+from env.run.errors import UserError
+from env.run.files import load_arrays, save_arrays, write_json
+from env.run.weights import shipped
+
+# Pictures of a report that are shipped: floor, name there, name here.
+PICTURES = (
+    ("vae", "reconstructions", "reconstructions"),
+    ("controller", "agent", "agent"),
+    ("controller", "controller", "curve"),
+    ("controller", "moments", "moments"),
+)
 
 
 def small(name: str, array: np.ndarray) -> np.ndarray:
@@ -35,34 +43,32 @@ def small(name: str, array: np.ndarray) -> np.ndarray:
     return ((half.view(np.uint16) + np.uint16(8)) & np.uint16(0xFFF0)).view(np.float16)
 
 
+def copy_weights(source: Path, target: Path, smaller: bool) -> None:
+    """Copy weights, in half precision if that is asked for."""
+    arrays, meta = load_arrays(source)
+    save_arrays(target, {key: small(key, array) if smaller else array for key, array in arrays.items()}, meta, compress=9)
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
 def main() -> None:
     parsed = parser(__doc__ or "", "ship").parse_args()
     task, run, settings = resolve(parsed, "ship")
     if not (run / "report" / "report.md").exists():
-        raise UserError(f"{run} has no report yet: run 'bash run.sh {task.name} --run {run}' to its end first")
-    for floor, name in (("vae", "weights.npz"), ("rnn", "weights.npz"), ("controller", "best.npz")):
-        source, target = run / floor / name, shipped(floor, task)
-        arrays, meta = load_arrays(source)
-        if floor != "controller":  # C is small and its exact numbers were scored
-            arrays = {key: small(key, array) for key, array in arrays.items()}
-        save_arrays(target, arrays, meta, compress=9)
-        shutil.copyfile(run / floor / "log.jsonl", target.with_suffix(".log.jsonl"))
-        print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
-    initial, _ = load_arrays(run / "encode" / "initial.npz")
-    save_arrays(model_paths(task, None).initial, {key: array.astype(np.float16) for key, array in initial.items()}, compress=9)
-    pictures = (
-        ("vae", "reconstructions", ".png"),
-        ("controller", "agent", ".png"),
-        ("controller", "controller", ".curve.png"),
-        ("controller", "moments", ".moments.png"),
-    )
-    for floor, picture, suffix in pictures:
-        shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task).with_suffix(suffix))
-    write_json(shipped("controller", task).with_suffix(".settings.json"), settings.to_dict())
+        raise UserError(f"{run} has no report yet: run 'bash run.sh {task.word} --run {run}' to its end first")
+    copy_weights(run / "vae" / "weights.npz", shipped("vae", task.name, "weights.npz"), True)
+    copy_weights(run / "rnn" / "weights.npz", shipped("rnn", task.name, "weights.npz"), True)
+    # C is small, and its exact numbers were scored.
+    copy_weights(run / "controller" / "best.npz", shipped("controller", task.name, "best.npz"), False)
+    copy_weights(run / "encode" / "initial.npz", shipped("vae", task.name, "initial.npz"), True)
+    for floor in ("vae", "rnn", "controller"):
+        shutil.copyfile(run / floor / "log.jsonl", shipped(floor, task.name, "log.jsonl"))
+    for floor, picture, name in PICTURES:
+        shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task.name, f"{name}.png"))
+    write_json(shipped("controller", task.name, "settings.json"), settings.to_dict())
     studied = read_scores(run)
     if studied:
         plain = {tau: {key: value for key, value in scores.items() if key != "agent"} for tau, scores in studied.items()}
-        write_json(shipped("controller", task).with_suffix(".temperatures.json"), plain)  # without this machine's paths
+        write_json(shipped("controller", task.name, "temperatures.json"), plain)  # without this machine's paths
 
 
 if __name__ == "__main__":

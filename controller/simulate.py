@@ -4,64 +4,70 @@ results (the original's function of this name: train.py, model.py, simulate)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from controller.agent import load_models, make_agent, make_policy
-from controller.policy import to_action
-from controller.rollout import Job, Worlds, rollout
-from controller.weights import model_paths
-from env.tasks import Settings, Task
+from controller.policy import Policy
+from env.actions import Actions
+from env.rollout import Job, Result, Watch, WorldLanes, Worlds, rollout
+from env.run.settings import Settings
+from env.run.weights import model_paths
+from env.tasks import Task
 from rnn.dream import Act, Beginnings, Dream, DreamLanes
-from rnn.rnn import MDNRNN, load_rnn
+from rnn.memory import Memory, load_memory
 from vae.vae import load_vae
 
-
-class Outcome(Protocol):
-    """A played episode: its job, the sum of its rewards, and its length in steps."""
-
-    @property
-    def job(self) -> Any: ...
-
-    @property
-    def score(self) -> float: ...
-
-    @property
-    def length(self) -> int: ...
+Simulate = Callable[[np.ndarray, Sequence[Job]], Iterator[Result]]
 
 
-Simulator = Callable[[np.ndarray, Sequence[Job]], Iterator[Outcome]]
+class Simulator(NamedTuple):
+    """Plays episodes for the trainer.
+
+    Attributes:
+        play: parameter vectors [n, size], and the jobs that name them -> results.
+        size: parameters of a candidate.
+    """
+
+    play: Simulate
+    size: int
 
 
-def real_simulator(task: Task, settings: Settings, run: Path | None) -> Simulator:
+def real_simulator(task: Task, settings: Settings, run: Path | None, watch: Watch | None = None) -> Simulator:
     """Plays in the real world with V and M by `model_paths`."""
-    worlds = Worlds(task, settings.world)
     agent = make_agent(task, settings, *load_models(task, settings, run))
+    lanes = WorldLanes(Worlds.of(task, settings.world), agent, watch=watch)
 
-    def simulate(candidates: np.ndarray, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def play(candidates: np.ndarray, jobs: Sequence[Job]) -> Iterator[Result]:
         agent.set_candidates(candidates)
-        return rollout(worlds, agent, jobs)
+        return rollout(lanes, jobs)
 
-    return simulate
+    return Simulator(play, agent.policy.size)
 
 
-def make_act(task: Task, settings: Settings) -> Act:
-    """The settings' C as dreams ask it: parameters [B, size] and what it sees, features [B, F] -> actions [B, A]."""
-    policy = make_policy(task, settings)
+def make_act(policy: Policy, actions: Actions) -> Act:
+    """C as dreams ask it: parameters [B, size] and what it sees, features [B, F] -> actions [B, A]."""
 
     def act(params: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-        return to_action(task, policy.act(params, features), tf.clip_by_value)
+        return actions.of_outputs(policy.act(params, features))
 
     return act
 
 
-def dream_lanes(task: Task, settings: Settings, rnn: MDNRNN, beginnings: Beginnings) -> DreamLanes:
-    """Lanes of the dreams of `rnn`, acted in by the settings' C."""
-    c = settings.controller
-    return DreamLanes(rnn, beginnings, make_act(task, settings), c.features, c.temperature, c.dream_steps, c.lanes)
+def dream_lanes(task: Task, settings: Settings, memory: Memory, beginnings: Beginnings) -> DreamLanes:
+    """Lanes of the dreams of `memory`, acted in by the settings' C."""
+    c, act = settings.controller, make_act(make_policy(task, settings, memory), task.actions)
+    return DreamLanes(memory, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes)
+
+
+def play_lanes(lanes: DreamLanes, candidates: np.ndarray, jobs: Sequence[Job]) -> Iterator[Result]:
+    """The jobs' dreams, acted in by the parameter vectors [n, size] that they name."""
+    lanes.set_candidates(candidates)
+    return rollout(lanes, jobs)
 
 
 def dream_simulator(task: Task, settings: Settings, run: Path | None) -> Simulator:
@@ -70,9 +76,20 @@ def dream_simulator(task: Task, settings: Settings, run: Path | None) -> Simulat
     Raises:
         UserError: as `model_paths`, weights that do not fit the settings, or no first frames to start from.
     """
-    paths = model_paths(task, run)
-    rnn = load_rnn(paths.rnn, task, settings, settings.controller.dtype)
-    return dream_lanes(task, settings, rnn, Beginnings.load(paths.initial, settings.vae.z_size)).play
+    paths = model_paths(task.name, run)
+    memory = load_memory(paths.rnn, task, settings, settings.controller.dtype)
+    lanes = dream_lanes(task, settings, memory, Beginnings.load(paths.initial, settings.vae.z_size))
+    return Simulator(partial(play_lanes, lanes), make_policy(task, settings, memory).size)
+
+
+def constant_simulator(task: Task, settings: Settings) -> Simulator:
+    """Dreams with the shipped M in which a candidate is an action, float [A], taken at each step: who has no skill should live as
+    long in the dream as in the game."""
+    paths, c = model_paths(task.name, None), settings.controller
+    memory = load_memory(paths.rnn, task, settings, c.dtype)
+    beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
+    lanes = DreamLanes(memory, beginnings, lambda action, _: action, c.features, c.temperature, c.dream_steps, c.lanes)
+    return Simulator(partial(play_lanes, lanes), task.actions.size)
 
 
 def make_simulator(task: Task, settings: Settings, run: Path | None) -> Simulator:
@@ -81,14 +98,35 @@ def make_simulator(task: Task, settings: Settings, run: Path | None) -> Simulato
     return makers[settings.controller.world](task, settings, run)
 
 
-def make_dream(task: Task, settings: Settings, run: Path | None) -> Dream:
-    """One dream as a gymnasium world, at the settings' temperature.
+class Dreamer:
+    """C in one dream that is a gymnasium world (a Player, see env/rollout.py).
+
+    Args:
+        act: see `make_act`.
+        params: C's parameters, float32 [size].
+    """
+
+    slots = 1
+
+    def __init__(self, act: Act, params: np.ndarray) -> None:
+        self._act, self._params = tf.function(act), tf.constant(params[None])
+
+    def begin(self, slot: int, job: Job) -> None:
+        pass  # all that C knows is in what it sees
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        return self._act(self._params, tf.constant(observations)).numpy()
+
+
+def make_dream(task: Task, settings: Settings, run: Path | None) -> tuple[Dream, Act]:
+    """One dream as a gymnasium world, at the settings' temperature, and the settings' C for it.
 
     Raises:
         UserError: as `dream_simulator`.
     """
-    paths, c = model_paths(task, run), settings.controller
+    paths, c = model_paths(task.name, run), settings.controller
     vae = load_vae(paths.vae, settings.vae.z_size)
     beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
-    rnn = load_rnn(paths.rnn, task, settings, c.dtype)
-    return Dream(vae, rnn, beginnings, c.features, c.temperature, c.dream_steps, task.action_low, task.action_high)
+    memory = load_memory(paths.rnn, task, settings, c.dtype)
+    dream = Dream(vae, memory, beginnings, c.features, c.temperature, c.dream_steps, task.actions)
+    return dream, make_act(make_policy(task, settings, memory), task.actions)

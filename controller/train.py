@@ -5,9 +5,9 @@
     python controller/train.py carracing --scale smoke
 
 C plays in the real world or wholly in M's dream (--world, --temperature). Uses V and M of RUN, or, where that run has none,
-those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring), mean.npz (at the
-last scoring), log.jsonl and es.pkl. The same command resumes.
-The curve is the same on any number of processes.
+those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring), mean.npz (at the last scoring), log.jsonl, and, to
+resume by the same command, es.pkl (the state of CMA-ES at some generation) and fitness.jsonl (all candidates' fitness, which leads
+from there to the last generation). The curve is the same on any number of processes.
 """
 
 from __future__ import annotations
@@ -27,35 +27,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.parallel import Ranks, run_ranks
-from controller.weights import MODELS, check_models, model_paths
-from env.command import parser, progress, resolve
-from env.compute import limit_threads
-from env.files import JsonlLog, load_arrays, write_json
-from env.rundir import Run
-from env.settings import UserError
-from env.tasks import Settings, Task
+from env.rollout import Job, Purpose, episode_seed
+from env.run.command import duration, parser, progress, resolve
+from env.run.compute import limit_threads
+from env.run.errors import UserError
+from env.run.files import JsonlLog, load_arrays, read_jsonl
+from env.run.ranks import Ranks, run_ranks
+from env.run.rundir import Run
+from env.run.settings import Settings
+from env.run.weights import fingerprints, model_paths
+from env.tasks import Task
 
 if TYPE_CHECKING:
     from controller.simulate import Simulator
 
-TRAINING, SCORING = 1, 2  # keep the seeds of these episodes apart from each other and from the recordings'
+TELL_EVERY = 30.0  # seconds between lines where there is no terminal for a progress bar
 
 
 def training_seeds(settings: Settings, generation: int) -> np.ndarray:
     """Seeds of a generation's episodes, int64 [population, episodes]. Candidates seed_groups apart share theirs."""
-    from controller.rollout import episode_seed
-
-    c = settings.controller
-    groups = [[episode_seed(settings.seed, TRAINING, generation, g, e) for e in range(c.episodes)] for g in range(c.seed_groups)]
+    c, run_seed = settings.controller, settings.seed
+    groups = [[episode_seed(run_seed, Purpose.TRAINING, generation, g, e) for e in range(c.episodes)] for g in range(c.seed_groups)]
     return np.array([groups[candidate % c.seed_groups] for candidate in range(c.population)])
 
 
-def scoring_seeds(settings: Settings, generation: int) -> np.ndarray:
-    """Seeds of the episodes that score the mean after a generation, int64 [1, eval_episodes]."""
-    from controller.rollout import episode_seed
-
-    return np.array([[episode_seed(settings.seed, SCORING, generation, e) for e in range(settings.controller.eval_episodes)]])
+def scoring_seeds(settings: Settings) -> np.ndarray:
+    """Seeds of the episodes that score the mean, int64 [1, eval_episodes]: the same at every scoring, so that the best of them is
+    not the one with the easiest episodes (original train.py, evaluate_batch)."""
+    return np.array([[episode_seed(settings.seed, Purpose.SCORING, e) for e in range(settings.controller.eval_episodes)]])
 
 
 def play(ranks: Ranks, simulate: Simulator, candidates: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,18 +68,20 @@ def play(ranks: Ranks, simulate: Simulator, candidates: np.ndarray, seeds: np.nd
     Returns:
         scores float64 [n, e] and lengths int64 [n, e], complete on every rank.
     """
-    from controller.rollout import Job
-
     episodes = seeds.shape[1]
     jobs = [Job(i, i // episodes, int(seed)) for i, seed in enumerate(seeds.ravel())]
     scores, lengths = np.zeros(len(jobs)), np.zeros(len(jobs), np.int64)
-    for result in simulate(candidates, ranks.share(jobs)):
+    for result in simulate.play(candidates, ranks.share(jobs)):
         scores[result.job.index], lengths[result.job.index] = result.score, result.length
     return ranks.total(scores).reshape(seeds.shape), ranks.total(lengths).reshape(seeds.shape)
 
 
 class Evolution:
-    """What rank 0 alone keeps: the evolution strategy, the best solution so far, the log and the progress bar."""
+    """What rank 0 alone keeps: the evolution strategy, the best solution so far, the log and the progress.
+
+    The whole state of CMA-ES takes long to write (21 MB at 1,088 parameters), its candidates' fitness does not: each generation's
+    is kept at once, the state so seldom that it takes a hundredth of the time, and resuming goes from the one to the other.
+    """
 
     def __init__(self, run: Run, size: int) -> None:
         from controller.es import ES
@@ -93,10 +94,24 @@ class Evolution:
             self.generation, self.es = ES.load(state)
         else:
             self.generation, self.es = 0, ES(size, c.population, c.sigma, c.l2, self.settings.seed)
+        self._replay(self.folder / "fitness.jsonl")
         best = self.folder / "best.npz"
-        self.best = load_arrays(best)[1]["score"] if best.exists() else -np.inf
+        note = load_arrays(best)[1] if best.exists() else {}
+        # A scoring that no longer evolution would have made was for want of any.
+        self.best = note["score"] if note and not note["unplanned"] else -np.inf
         self.log = JsonlLog(self.folder / "log.jsonl", keep=lambda row: row["generation"] <= self.generation)
+        self.journal = JsonlLog(self.folder / "fitness.jsonl", keep=lambda row: row["generation"] <= self.generation)
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
+        self._began, self._first = time.monotonic(), self.generation
+        self._told = self._saved = self._began
+        self._cost = 0.0
+
+    def _replay(self, journal: Path) -> None:
+        """Learn again what was learned since the state was written: the candidates are the same."""
+        for row in read_jsonl(journal) if journal.exists() else []:
+            if row["generation"] == self.generation + 1:
+                self.es.tell(self.es.ask(), np.array(row["fitness"]))
+                self.generation += 1
 
     def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, Any]:
         """Learn from a generation and return its row for the log."""
@@ -105,38 +120,51 @@ class Evolution:
         self.generation += 1
         self.bar.update()
         self.bar.set_postfix(mean=f"{fitness.mean():.0f}", max=f"{fitness.max():.0f}", best=f"{self.best:.0f}")
+        self._say(f"mean {fitness.mean():.1f}, max {fitness.max():.1f}, best mean solution {self.best:.1f}", TELL_EVERY)
         row = {"generation": self.generation, "mean": fitness.mean(), "min": fitness.min(), "max": fitness.max(), "std": fitness.std()}
         row |= {"sigma": self.es.sigma, "mean_length": lengths.mean(), "steps": int(lengths.sum()), "seconds": seconds}
         return {key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()}
 
-    def scored(self, mean: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    def _say(self, words: str, every: float = 0.0) -> None:
+        """A line with the time left, where there is no terminal for a progress bar, at most every so many seconds."""
+        now, total = time.monotonic(), self.settings.controller.generations
+        if self.bar.disable and now - self._told >= every:
+            left = (now - self._began) / max(1, self.generation - self._first) * (total - self.generation)
+            print(f"controller: generation {self.generation} of {total}, {words}, {duration(left)} left", flush=True)
+            self._told = now
+
+    def scored(self, mean: np.ndarray, scores: np.ndarray, unplanned: bool = False) -> dict[str, Any]:
         """Keep the mean solution if it is the best so far; returns what the log's row gets."""
         from controller.agent import save_controller
 
         note = {"generation": self.generation, "score": float(scores.mean()), "std": float(scores.std()), "episodes": scores.size}
+        note |= {"unplanned": unplanned}
         save_controller(self.folder / "mean.npz", mean, self.settings, note)
         if note["score"] > self.best:
             self.best = note["score"]
             save_controller(self.folder / "best.npz", mean, self.settings, note)
-        if self.bar.disable:  # no terminal: a line at each scoring says how far it is
-            total = self.settings.controller.generations
-            print(f"controller: generation {self.generation} of {total}, mean solution {note['score']:.1f} ± {note['std']:.1f}", flush=True)
+        self._say(f"mean solution {note['score']:.1f} ± {note['std']:.1f}")
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
 
-    def commit(self, row: dict[str, Any]) -> None:
-        """The generation is whole: write its row and the state from which a killed run goes on."""
+    def commit(self, row: dict[str, Any], scores: np.ndarray) -> None:
+        """The generation is whole: write its row, and what a killed run goes on from."""
         self.log.append(row)
-        self.es.save(self.folder / "es.pkl", self.generation)
+        self.journal.append({"generation": self.generation, "fitness": scores.mean(axis=1).tolist()})
+        now = time.monotonic()
+        if now - self._saved >= 100 * self._cost or self.generation == self.settings.controller.generations:
+            self.es.save(self.folder / "es.pkl", self.generation)
+            self._saved = time.monotonic()
+            self._cost = self._saved - now
 
 
 def score_mean(
-    ranks: Ranks, simulate: Simulator, size: int, evolution: Evolution | None, settings: Settings, generation: int
+    ranks: Ranks, simulate: Simulator, evolution: Evolution | None, settings: Settings, unplanned: bool = False
 ) -> dict[str, Any]:
     """Score the distribution's mean, rounded to 4 decimals like the original's solutions (train.py, evaluate_batch), and keep
     it if it is the best; returns what the generation's row gets."""
-    mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(size))
-    scores, _ = play(ranks, simulate, mean[None], scoring_seeds(settings, generation))
-    return evolution.scored(mean, scores) if evolution else {}
+    mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(simulate.size))
+    scores, _ = play(ranks, simulate, mean[None], scoring_seeds(settings))
+    return evolution.scored(mean, scores, unplanned) if evolution else {}
 
 
 def check_agreement(ranks: Ranks, settings: Settings, models: dict[str, str]) -> None:
@@ -174,35 +202,34 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         if ranks.first:
             print(f"controller: finished already in {path / 'controller'}")
         return
-    models = check_models(task, path)
-    check_agreement(ranks, settings, models)
+    ranks.check_shared(path)
+    models = model_paths(task.name, path)
+    check_agreement(ranks, settings, fingerprints(models))
     take_device(ranks, settings.controller.device)
-    from controller.agent import make_policy
     from controller.simulate import make_simulator
 
     simulate = make_simulator(task, settings, path)
-    c, size = settings.controller, make_policy(task, settings).size
+    c = settings.controller
     if run:
         run.stage("controller").start()
-        write_json(run.path / "controller" / MODELS, models)
         where = "the real world" if c.world == "real" else f"dreams at temperature {c.temperature:g}"
         what = f"{c.population} x {c.episodes} episodes a generation in {where}"
-        print(f"controller: {what}, on {ranks.size} ranks, M of {model_paths(task, path).rnn}", flush=True)
-    evolution = ranks.on_first(lambda: Evolution(run, size) if run else None)
+        print(f"controller: {what}, on {ranks.size} ranks, M of {models.rnn}", flush=True)
+    evolution = ranks.on_first(lambda: Evolution(run, simulate.size) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     while generation < c.generations:
         started = time.monotonic()
-        candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, size)))
+        candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, simulate.size)))
         scores, lengths = play(ranks, simulate, candidates, training_seeds(settings, generation))
         row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) if evolution else {}
         generation += 1
-        if generation % c.eval_every == 0 or generation == c.generations:
-            row |= score_mean(ranks, simulate, size, evolution, settings, generation)
+        if generation % c.eval_every == 0:
+            row |= score_mean(ranks, simulate, evolution, settings)
         if evolution:
-            evolution.commit(row)
-    # Ended early by a smaller --generations, before any scoring: score what there is.
+            evolution.commit(row, scores)
+    # Ended before any scoring was due: score what there is.
     if ranks.broadcast(np.array([evolution is not None and not np.isfinite(evolution.best)]))[0]:
-        score_mean(ranks, simulate, size, evolution, settings, generation)
+        score_mean(ranks, simulate, evolution, settings, unplanned=True)
     if run and evolution:
         evolution.bar.close()
         run.stage("controller").finish({"generations": generation, "best": evolution.best})

@@ -1,7 +1,9 @@
 """Episodes on disk: one npz each, checked by its CRC, streamed so that memory does not grow with their number.
 
-An episode of T steps holds obs uint8 [T, 64, 64, 3], action float32 [T, A], reward float32 [T] and done bool [T]:
-obs[t] is the frame that the agent saw before it took action[t]; reward[t] and done[t] are what that action brought.
+An episode of T steps holds obs uint8 [T + 1, 64, 64, 3], action float32 [T, A], reward float32 [T] and done bool [T]:
+obs[t] is the frame that the agent saw before it took action[t]; reward[t], done[t] and obs[t + 1] are what that action brought.
+The last frame, obs[T], is thus what an episode ended with, such as a death: a memory with heads on its own state learns the
+reward and the end from it. V, and the paper's M, learn from the T frames before it, as the authors' do.
 """
 
 from __future__ import annotations
@@ -12,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from env.files import DAMAGE, save_arrays
-from env.settings import UserError
+from env.run.errors import UserError
+from env.run.files import DAMAGE, save_arrays
 
 Episode = dict[str, np.ndarray]
 FRAMES = ("obs", "action", "reward", "done")
 LATENTS = ("mu", "logvar", "action", "reward", "done")
+WITH_LAST = frozenset(("obs", "mu", "logvar"))  # one more than there are steps
 
 
 def episode_path(folder: Path, index: int) -> Path:
@@ -34,17 +37,21 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
     """Read the arrays `keys` of one file.
 
     Raises:
-        UserError: the file is missing or damaged; the message says how to mend it.
+        UserError: the file is missing, damaged or of an older version; the message says how to mend it.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             episode = {key: archive[key] for key in keys}
-        if len({len(array) for array in episode.values()}) != 1 or len(episode[keys[0]]) == 0:
+            steps = len(archive["done"])
+        found = {key: len(array) - (key in WITH_LAST) for key, array in episode.items()}
+        if steps == 0 or any(length not in (steps, steps - (key in WITH_LAST)) for key, length in found.items()):
             raise ValueError("arrays of unequal length")
     except FileNotFoundError:
         raise UserError(f"episode file {path} is missing: run its stage again, it fills the gap") from None
     except DAMAGE as error:
         raise UserError(f"episode file {path} is damaged ({error}): delete it and run its stage again, it fills the gap") from None
+    if any(length != steps for length in found.values()):
+        raise UserError(f"episode file {path} lacks its last frame, for an older version made it: delete {path.parents[1]} and make it anew")
     return episode
 
 
@@ -63,7 +70,7 @@ def cut_or_missing(folder: Path, indices: Iterable[int]) -> list[int]:
 
 
 def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool: int = 32) -> Iterator[np.ndarray]:
-    """One pass over all frames of `paths` in random order, each exactly once, as uint8 [batch, 64, 64, 3].
+    """One pass over all frames of `paths`, but the last of each, in random order, each exactly once, as uint8 [batch, 64, 64, 3].
 
     The original shuffles the whole data set in memory. Here `pool` episodes, drawn in random order, are in memory at a
     time: a frame of the n-th episode is given out at a random moment while episodes n..n+pool-1 are read. With episodes of
@@ -80,7 +87,7 @@ def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool:
     rest = np.empty((0, 64, 64, 3), np.uint8)
     for turn in range(len(paths) + pool - 1):
         if turn < len(paths):
-            frames = read_episode(paths[order[turn]], ("obs",))["obs"]
+            frames = read_episode(paths[order[turn]], ("obs",))["obs"][:-1]
             waiting.append((frames, turn + rng.integers(0, pool, len(frames))))
         waiting = [(frames, when) for frames, when in waiting if when.max(initial=-1) >= turn]
         share = np.concatenate([rest] + [frames[when == turn] for frames, when in waiting])

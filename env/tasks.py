@@ -1,157 +1,163 @@
-"""The tasks (games) and their settings at each scale; what a setting means is told in env/sections.py.
+"""The games, as values: what is said of one game alone is said here, and nowhere else is asked which game it is.
 
-A task is a value: what the world is called, how C's outputs become an action, and the settings of each stage at three
-scales. `paper` holds the paper's settings and, where the paper is silent, those of the authors' released code. `day` is the
-best agent that 2 cores reach in about 12 hours. `smoke` reaches every line of every stage in about two minutes.
+What a setting means is told in env/run/settings.py. `paper` holds the paper's settings and, where the paper is silent, those of
+the authors' released code. `day` is meant for some hours on 2 cores. `smoke` reaches every line of every stage in about two minutes.
+
+A game of one's own is a Python file with one Task in it; its file name stands wherever a game's name does (README, "Your own game").
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass, field, replace
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from env.sections import Controller, Evaluate, Extract, Rnn, Vae, World
-from env.settings import UserError, check, setting
+import gymnasium
 
-SCALES = ("smoke", "day", "paper")
-STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
+from env.actions import Actions, Continuous, Discrete
+from env.run.errors import UserError
+from env.run.settings import Controller, Evaluate, Extract, Rnn, Settings, Vae, World
 
+__all__ = [
+    "Continuous",
+    "Controller",
+    "Discrete",
+    "Evaluate",
+    "Extract",
+    "GymnasiumWorld",
+    "Rnn",
+    "Settings",
+    "Task",
+    "Vae",
+    "World",
+    "get_task",
+    "three_scales",
+]
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides a run's results; saved as settings.json in the run."""
-
-    task: str = "carracing"
-    scale: str = "paper"
-    seed: int = setting(1, "seed of everything random", low=0, high=2**31 - 1)
-    world: World = field(default_factory=World)
-    extract: Extract = field(default_factory=Extract)
-    vae: Vae = field(default_factory=Vae)
-    rnn: Rnn = field(default_factory=Rnn)
-    controller: Controller = field(default_factory=Controller)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict, ready for JSON."""
-        return dataclasses.asdict(self)
-
-    @staticmethod
-    def from_dict(data: dict[str, Any], where: str = "settings") -> Settings:
-        """The inverse of `to_dict`. Raises UserError on unknown or missing keys; `where` names the source."""
-        if not isinstance(data, dict):
-            raise UserError(f"{where} holds no settings: restore it or start a new run")
-        try:
-            flat = {k: v for k, v in data.items() if k not in SECTIONS}
-            sections = {name: cls(**data[name]) for name, cls in SECTIONS.items()}
-            settings = Settings(**flat, **sections)
-        except (TypeError, KeyError) as error:
-            raise UserError(f"{where} does not fit this version of the program ({error}): start a new run") from None
-        settings.check()
-        return settings
-
-    def check(self) -> None:
-        """Raise UserError when a value is out of bounds or two of a stage contradict each other."""
-        get_task(self.task)
-        check(self, "run")
-        for name in SECTIONS:
-            check(getattr(self, name), name)
-        if self.controller.world == "dream" and not (get_task(self.task).step_reward and self.rnn.restart):
-            raise UserError(
-                "controller.world is dream, but this M dreams of no reward or no end: take real, or a task and rnn.restart that have them"
-            )
-        if self.controller.device == "gpu" and self.controller.world != "dream":
-            raise UserError("controller.device is gpu, but worlds run on cores: take cpu, or a controller.world of dream")
-        if self.evaluate.dream_episodes and not get_task(self.task).step_reward:
-            raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
-        if self.rnn.restart and self.rnn.sequences != "stream":
-            raise UserError("rnn.restart needs sequences of a stream: within one episode nobody dies and starts anew")
-        if self.rnn.decay < 1 and self.rnn.min_learning_rate > self.rnn.learning_rate:
-            raise UserError(f"rnn.min_learning_rate is above rnn.learning_rate, {self.rnn.learning_rate}, which is to fall towards it")
-        if self.rnn.sequences == "stream" and not self.rnn.window:
-            raise UserError("rnn.window is 0, but sequences of a stream have no end of their own: give a window, such as 500")
-        if self.rnn.window == 1:
-            raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
-        if self.controller.seed_groups > self.controller.population:
-            raise UserError(
-                f"controller.seed_groups is {self.controller.seed_groups}: it must be at most the population, {self.controller.population}"
-            )
-
-    def check_together(self) -> None:
-        """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
-        if self.extract.min_frames > self.world.max_steps:
-            raise UserError(
-                f"extract.min_frames is {self.extract.min_frames}: no episode is longer than world.max_steps, {self.world.max_steps}"
-            )
-        if self.rnn.sequences == "stream":
-            return
-        if self.rnn.window > self.world.max_steps:
-            raise UserError(f"rnn.window is {self.rnn.window}: no episode is longer than world.max_steps, {self.world.max_steps}")
-        if not self.rnn.window and not self.extract.past_done:
-            raise UserError("rnn.window is 0 (whole episodes), which needs episodes of one length: give a window or extract.past_done")
-        if self.rnn.batch > self.extract.episodes:
-            raise UserError(f"rnn.batch is {self.rnn.batch}: it must be at most extract.episodes, {self.extract.episodes}")
-
-
-SECTIONS: dict[str, type] = {
-    "world": World,
-    "extract": Extract,
-    "vae": Vae,
-    "rnn": Rnn,
-    "controller": Controller,
-    "evaluate": Evaluate,
-}
-
-# Which sections decide a stage's result: its own and those of what it is made from.
-DEPENDS: dict[str, tuple[str, ...]] = {
-    "extract": ("world", "extract"),
-    "vae": ("world", "extract", "vae"),
-    "encode": ("world", "extract", "vae"),
-    "rnn": ("world", "extract", "vae", "rnn"),
-    "controller": ("world", "extract", "vae", "rnn", "controller"),
-    "evaluate": ("world", "extract", "vae", "rnn", "controller", "evaluate"),
-}
+MakeWorld = Callable[[World, str | None], gymnasium.Env]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A game, as a value: all that is said of one game alone, but for its settings, is said here.
+    """A game.
 
     Attributes:
-        name: what the user types.
-        title: what reports print.
-        env_id: the registered gymnasium id of the world.
-        env_module: the module whose import registers `env_id`.
-        action_scale, action_offset, action_low, action_high: C's tanh outputs y become the action
-            clip(y * scale + offset, low, high), element by element. M is fed the same action.
+        name: what the user types, and the name of its runs.
+        world: makes the game: (settings of the world, gymnasium's render_mode or None) -> a gymnasium world whose observations are
+            uint8 [64, 64, 3] and whose actions are float [A].
+        actions: how C's outputs become an action.
+        scales: scale name -> Settings.
+        title: what reports print; the name, where it is empty.
         step_reward: what the world pays for each step, if it pays for nothing else; 0 where M's dream has no reward of its own.
-        keys: keyboard key -> the action that it stands for when a person plays; those of several keys are added up.
+        keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: steps a second when a person plays.
         recorded_steps, played_steps: how long an episode of the random policy and one of a trained agent is on average, from
-            which a run's duration is estimated.
-        scales: scale name -> Settings.
+            which a run's duration is estimated; 0 for the step limit.
+        file: where a game of one's own is defined; None for the paper's.
     """
 
     name: str
-    title: str
-    env_id: str
-    env_module: str
-    action_scale: tuple[float, ...]
-    action_offset: tuple[float, ...]
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-    step_reward: float
-    keys: tuple[tuple[str, tuple[float, ...]], ...]
-    frame_rate: int
-    recorded_steps: int
-    played_steps: int
+    world: MakeWorld
+    actions: Actions
     scales: dict[str, Settings]
+    title: str = ""
+    step_reward: float = 0.0
+    keys: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    frame_rate: int = 30
+    recorded_steps: int = 0
+    played_steps: int = 0
+    file: Path | None = None
 
     @property
-    def action_size(self) -> int:
-        return len(self.action_scale)
+    def shown(self) -> str:
+        """The title, or the name."""
+        return self.title or self.name
+
+    @property
+    def word(self) -> str:
+        """What names it on a command line."""
+        return str(self.file) if self.file else self.name
+
+
+def registered(module: str, env_id: str, world: World, render_mode: str | None) -> gymnasium.Env:
+    """The world `env_id`, which importing `module` registers, drawn and processed as the settings say."""
+    importlib.import_module(module)
+    options = {"render": world.render, "frames": world.frames, "render_mode": render_mode}
+    return gymnasium.make(env_id, max_episode_steps=world.max_steps, disable_env_checker=True, **options)
+
+
+class GymnasiumWorld:
+    """Any gymnasium world with an RGB picture, seen as 64x64 frames (env/worlds/adapter.py).
+
+    Args:
+        env: gymnasium's id, or what makes the world: a class or function that takes `render_mode` and the options.
+        crop: rows from, rows to, columns from, columns to: the part of the picture that is seen; None for all.
+        options: for gymnasium.make, or for `env`.
+    """
+
+    def __init__(self, env: str | Callable[..., gymnasium.Env], crop: tuple[int, int, int, int] | None = None, **options: Any) -> None:
+        self._env, self._crop, self._options = env, crop, options
+
+    def __call__(self, world: World, render_mode: str | None) -> gymnasium.Env:
+        from env.worlds.adapter import PictureWorld
+
+        return PictureWorld(self._env, self._options, self._crop, world)
+
+
+def smoke(paper: Settings, max_steps: int, episodes: int = 1) -> Settings:
+    """Every stage in small: episodes of `max_steps` steps, `episodes` for each candidate."""
+    return replace(
+        paper,
+        scale="smoke",
+        world=replace(paper.world, max_steps=max_steps),
+        extract=replace(paper.extract, episodes=8),
+        vae=replace(paper.vae, batch=20, epochs=1),
+        rnn=replace(paper.rnn, batch=4, window=min(50, paper.rnn.window or 50), steps=20),
+        controller=replace(
+            paper.controller,
+            dream_steps=max_steps,
+            population=4,
+            episodes=episodes,
+            sharing=2,
+            generations=2,
+            eval_every=1,
+            eval_episodes=2 * episodes,
+            lanes=4,
+            slots=2,
+        ),
+        evaluate=replace(paper.evaluate, episodes=4, dream_episodes=min(4, paper.evaluate.dream_episodes)),
+    )
+
+
+def three_scales(name: str, smoke_steps: int = 100, **sections: Any) -> dict[str, Settings]:
+    """Settings for a game of one's own: the paper's, but that episodes end when the game says so, M learns from windows of them,
+    and there is one kind of drawing.
+
+    Args:
+        name: the task's.
+        smoke_steps: the longest episode at scale `smoke`.
+        sections: world=World(...), rnn=Rnn(...) and so on, in the place of those.
+    """
+    own = {
+        "world": World(render="official"),
+        "extract": Extract(policy="hold", past_done=False),
+        "rnn": Rnn(window=50),
+    }
+    paper = Settings(task=name, **(own | sections))
+    day = replace(
+        paper,
+        scale="day",
+        extract=replace(paper.extract, episodes=min(1000, paper.extract.episodes)),
+        vae=replace(paper.vae, epochs=1),
+        rnn=replace(paper.rnn, steps=min(3000, paper.rnn.steps)),
+        controller=replace(paper.controller, episodes=4, sharing=0, generations=250, eval_episodes=128, slots=32),
+    )
+    return {"smoke": smoke(paper, min(smoke_steps, paper.world.max_steps)), "day": day, "paper": paper}
 
 
 _CARRACING_PAPER = Settings()
@@ -162,35 +168,18 @@ _CARRACING_DAY = replace(
     vae=Vae(epochs=1),
     rnn=Rnn(batch=40, window=250, steps=3000),
     # All candidates of a generation drive the same tracks: with few episodes the comparison is fairer so.
-    controller=Controller(episodes=4, seed_groups=1, generations=250, eval_episodes=128, slots=32),
-)
-_CARRACING_SMOKE = replace(
-    _CARRACING_PAPER,
-    scale="smoke",
-    world=World(max_steps=100),
-    extract=Extract(episodes=8),
-    vae=Vae(batch=20, epochs=1),
-    rnn=Rnn(batch=4, window=50, steps=20),
-    controller=Controller(population=4, episodes=1, seed_groups=2, generations=2, eval_every=1, eval_episodes=2, slots=2),
-    evaluate=Evaluate(episodes=4),
+    controller=Controller(episodes=4, sharing=0, generations=250, eval_episodes=128, slots=32),
 )
 
 CARRACING = Task(
     name="carracing",
     title="CarRacing",
-    env_id="WorldModels/CarRacing-v0",
-    env_module="env.carracing",
+    world=partial(registered, "env.worlds.carracing", "WorldModels/CarRacing-v0"),
     # steer = y0, gas = (y1 + 1) / 2, brake = clip(y2, 0, 1): original carracing/model.py
-    action_scale=(1.0, 0.5, 1.0),
-    action_offset=(0.0, 0.5, 0.0),
-    action_low=(-1.0, 0.0, 0.0),
-    action_high=(1.0, 1.0, 1.0),
-    step_reward=0.0,
+    actions=Continuous(scale=(1.0, 0.5, 1.0), offset=(0.0, 0.5, 0.0), low=(-1.0, 0.0, 0.0), high=(1.0, 1.0, 1.0)),
     keys=(("left", (-1.0, 0.0, 0.0)), ("right", (1.0, 0.0, 0.0)), ("up", (0.0, 1.0, 0.0)), ("down", (0.0, 0.0, 0.8))),
     frame_rate=50,
-    recorded_steps=1000,
-    played_steps=1000,
-    scales={"smoke": _CARRACING_SMOKE, "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
+    scales={"smoke": smoke(_CARRACING_PAPER, 100), "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
 
 _DOOM_PAPER = Settings(
@@ -205,69 +194,89 @@ _DOOM_PAPER = Settings(
 _DOOM_DAY = replace(
     _DOOM_PAPER,
     scale="day",
-    # With fewer episodes than the paper's, holds of up to 10 steps show too little of the side walls (controller/random_policy.py).
+    # With fewer episodes than the paper's, holds of up to 10 steps show too little of the side walls (env/random_policy.py).
     extract=replace(_DOOM_PAPER.extract, episodes=5000, policy="varied"),
     vae=replace(_DOOM_PAPER.vae, epochs=1),
     # The shipped agent's shape of batches and evolution, four times as long (README).
     rnn=replace(_DOOM_PAPER.rnn, batch=50, window=250, steps=20000, decay=0.9998),
-    controller=replace(_DOOM_PAPER.controller, episodes=8, seed_groups=1, lanes=256, generations=240, eval_every=10, eval_episodes=256),
-)
-_DOOM_SMOKE = replace(
-    _DOOM_PAPER,
-    scale="smoke",
-    world=World(max_steps=150),
-    extract=replace(_DOOM_PAPER.extract, episodes=8),
-    vae=replace(_DOOM_PAPER.vae, batch=20, epochs=1),
-    rnn=replace(_DOOM_PAPER.rnn, batch=4, window=50, steps=20),
-    controller=replace(
-        _DOOM_PAPER.controller,
-        dream_steps=150,
-        population=4,
-        episodes=2,
-        seed_groups=2,
-        generations=2,
-        eval_every=1,
-        eval_episodes=4,
-        lanes=4,
-        slots=2,
-    ),
-    evaluate=Evaluate(episodes=4, dream_episodes=4),
+    controller=replace(_DOOM_PAPER.controller, episodes=8, sharing=0, lanes=256, generations=240, eval_every=10, eval_episodes=256),
 )
 
 DOOM = Task(
     name="doom",
     title="DoomTakeCover",
-    env_id="WorldModels/TakeCover-v0",
-    env_module="env.doom",
+    world=partial(registered, "env.worlds.doom", "WorldModels/TakeCover-v0"),
     # The world itself takes tanh's answer, and so does M: original doomrnn/doomreal.py
-    action_scale=(1.0,),
-    action_offset=(0.0,),
-    action_low=(-1.0,),
-    action_high=(1.0,),
+    actions=Continuous(scale=(1.0,), offset=(0.0,), low=(-1.0,), high=(1.0,)),
     step_reward=1.0,
     keys=(("left", (-1.0,)), ("right", (1.0,))),
     frame_rate=35,
     recorded_steps=310,
     played_steps=800,
-    scales={"smoke": _DOOM_SMOKE, "day": _DOOM_DAY, "paper": _DOOM_PAPER},
+    scales={"smoke": smoke(_DOOM_PAPER, 150, episodes=2), "day": _DOOM_DAY, "paper": _DOOM_PAPER},
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in (CARRACING, DOOM)}
 
 
-def get_task(name: str) -> Task:
-    """The task called `name`. Raises UserError, naming the tasks that exist."""
-    if name not in TASKS:
-        raise UserError(f"unknown task '{name}': choose one of {', '.join(TASKS)}")
-    return TASKS[name]
+def get_task(word: str) -> Task:
+    """The task called `word`, or, where that ends in .py, the one that the file defines.
+
+    Raises:
+        UserError: there is none; the message names the tasks that exist, or what is wrong with the file.
+    """
+    if word.endswith(".py"):
+        return load_task(Path(word))
+    if word not in TASKS:
+        raise UserError(f"unknown task '{word}': choose one of {', '.join(TASKS)}, or the .py file of your own game")
+    return TASKS[word]
 
 
-def load_settings(path: Path) -> Settings:
-    """Read a settings.json. Raises UserError when it is missing or does not fit."""
+def load_task(path: Path) -> Task:
+    """The Task that a Python file defines. The file is run, as by `python FILE`.
+
+    Raises:
+        UserError: it is missing, fails, or has no Task, several ones, or one that does not fit.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: give a Python file with a Task in it (README, 'Your own game')")
+    path = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"own_game_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look their module up there
     try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: is '{path.parent}' a run directory?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): restore it or start a new run") from None
-    return Settings.from_dict(data, str(path))
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        line = next((f" (line {tb.tb_lineno})" for tb in _frames(error) if tb.tb_frame.f_code.co_filename == str(path)), "")
+        raise UserError(f"{path} failed with {type(error).__name__}: {error}{line}") from None
+    found = {id(value): value for value in vars(module).values() if isinstance(value, Task)}
+    own = [task for task in found.values() if task not in TASKS.values()]
+    if len(own) != 1:
+        raise UserError(f"{path} defines {len(own)} Tasks: it must define one (README, 'Your own game')")
+    return _checked(replace(own[0], file=path))
+
+
+def _frames(error: BaseException) -> list[Any]:
+    """The traceback's entries, innermost first."""
+    entries, tb = [], error.__traceback__
+    while tb is not None:
+        entries.append(tb)
+        tb = tb.tb_next
+    return entries[::-1]
+
+
+def _checked(task: Task) -> Task:
+    """The task of a user's file. Raises UserError when its name or settings do not fit."""
+    if task.name in TASKS or not task.name.replace("_", "").replace("-", "").isalnum():
+        raise UserError(f"{task.file}: the task's name '{task.name}' must be letters, digits, - and _, and none of {', '.join(TASKS)}")
+    for scale, settings in task.scales.items():
+        if (settings.task, settings.scale) != (task.name, scale):
+            raise UserError(f"{task.file}: the settings of scale {scale} are those of {settings.task}, {settings.scale}: use three_scales")
+        try:
+            settings.check()
+        except UserError as error:
+            raise UserError(f"{task.file}, scale {scale}: {error}") from None
+    return task

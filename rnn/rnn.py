@@ -5,24 +5,23 @@ r"""M: the MDN-RNN that predicts the next latent vector from the present one and
                             h_t, c_t  h_{t+1}, c_{t+1}
 
 Where a task has the agent die (restart=True), M is told which frame is the first of its episode (restart = 1), and predicts
-whether the next one is; then the agent is dead. Else the graph has neither. The rest of the program knows M through its
-contract: `initial`, `observe`, `imagine`, `features`, `loss_terms`.
+whether the next one is; then the agent is dead. Else the graph has neither. The rest of the program knows M through the contract
+of rnn/memory.py alone.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from env.files import load_arrays
-from env.settings import UserError
-from env.tasks import Settings, Task
 from rnn.lstm import LSTM
 from rnn.mdn import log_prob, sample
-from vae.vae import ConvVAE, assign_weights
+from rnn.memory import Batch, Imagined
+from vae.vae import ConvVAE
+
+FEATURES = {"z": ("z",), "zh": ("z", "h"), "zc": ("z", "c"), "zch": ("z", "c", "h")}  # in the original's order
 
 
 class State(NamedTuple):
@@ -35,8 +34,11 @@ class State(NamedTuple):
     restart: tf.Tensor
 
 
+Carried = tuple[tf.Tensor, tf.Tensor]  # h and c
+
+
 class MDNRNN(keras.Model):
-    """The MDN-RNN.
+    """The MDN-RNN (a Memory, see rnn/memory.py).
 
     Args:
         z_size: size of z.
@@ -69,10 +71,8 @@ class MDNRNN(keras.Model):
         self.output_layer.build((None, units))
         self.built = True
 
-    @property
-    def noise_size(self) -> int:
-        """Standard normal numbers that `imagine` takes for each lane."""
-        return 2 * self.z_size
+        # It takes z as the world gives it; only what it invents is drawn.
+        self.initial_noise, self.observe_noise, self.imagine_noise, self.sample_noise = 0, 0, 2 * z_size, z_size
 
     def _input(self, z: tf.Tensor, action: tf.Tensor, restart: tf.Tensor) -> tf.Tensor:
         return tf.concat([z, action, restart] if self.restart else [z, action], axis=-1)
@@ -82,51 +82,57 @@ class MDNRNN(keras.Model):
         output = tf.cast(self.output_layer(h), tf.float32)
         return (output[..., 1:], output[..., 0]) if self.restart else (output, None)
 
-    def initial(self, z: tf.Tensor) -> State:
-        """The state at the start of B episodes whose first latent vectors are `z` [B, z_size]: h = c = 0, restart = 1."""
-        lanes = tf.shape(z)[0]
+    def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
+        """The state at the start of B episodes whose first latent vectors are `x` [B, z_size]: h = c = 0, restart = 1."""
+        lanes = tf.shape(x)[0]
         zeros = tf.zeros((lanes, self.units))
-        return State(z, zeros, zeros, tf.ones((lanes, 1)))
+        return State(x, zeros, zeros, tf.ones((lanes, 1)))
 
     def advance(self, state: State, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """h and c after the action [B, action_size] was taken in `state`."""
         return self.lstm.step(self._input(state.z, action, state.restart), state.h, state.c)
 
-    def observe(self, state: State, action: tf.Tensor, z: tf.Tensor) -> State:
-        """The next state, when the world answered the action [B, action_size] with the latent vector `z` [B, z_size]."""
+    def observe(self, state: State, action: tf.Tensor, x: tf.Tensor, noise: tf.Tensor) -> State:
+        """The next state, when the world answered the action [B, action_size] with the latent vector `x` [B, z_size]."""
         h, c = self.advance(state, action)
-        return State(z, h, c, tf.zeros_like(state.restart))
+        return State(x, h, c, tf.zeros_like(state.restart))
 
-    def imagine(
-        self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, noise: tf.Tensor
-    ) -> tuple[State, tf.Tensor, tf.Tensor]:
+    def imagine(self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, noise: tf.Tensor) -> Imagined:
         """The next state, when M itself invents the answer to the action (original doomrnn/doomrnn.py, _step).
 
         Args:
             state, action: as in `observe`.
             temperature: tau > 0, see rnn/mdn.py. It has no part in the agent's death, which is not sampled: it comes when
                 M holds it for likelier than not.
-            noise: standard normal float32 [B, noise_size], decides the sample.
+            noise: standard normal float32 [B, imagine_noise], decides the sample.
 
         Returns:
-            state, reward float32 [B] and done bool [B]. An M without restart knows of no end: done is False.
+            The state, the reward and the probability to live on. An M without restart knows of no end: that is 1.
         """
         h, c = self.advance(state, action)
         output, logit = self._output(h)
         z = sample(output, self.mixtures, temperature, *tf.split(noise, 2, axis=1))
         reward = tf.fill((tf.shape(z)[0],), self.step_reward)
-        done = tf.zeros_like(reward, tf.bool) if logit is None else logit > 0
-        return State(z, h, c, tf.cast(done, tf.float32)[:, None]), reward, done
+        goes_on = tf.ones_like(reward) if logit is None else tf.sigmoid(-logit)
+        return Imagined(State(z, h, c, tf.cast(goes_on < 0.5, tf.float32)[:, None]), reward, goes_on)
 
-    def loss_terms(
-        self,
-        mu: tf.Tensor,
-        logvar: tf.Tensor,
-        action: tf.Tensor,
-        noise: tf.Tensor,
-        restart: tf.Tensor | None = None,
-        carried: tuple[tf.Tensor, tf.Tensor] | None = None,
-    ) -> tuple[dict[str, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    def features(self, state: State, names: str) -> tf.Tensor:
+        """What C sees of a state: "z", "zh", "zc" or "zch" -> float32 [B, F]."""
+        return tf.concat([getattr(state, name) for name in FEATURES[names]], axis=1)
+
+    def feature_size(self, names: str) -> int:
+        """F, the length of `features`."""
+        return sum(self.z_size if name == "z" else self.units for name in FEATURES[names])
+
+    def latent(self, state: State) -> tf.Tensor:
+        """The present z, float32 [B, z_size]."""
+        return state.z
+
+    def blank(self, rows: int) -> Carried:
+        """h = c = 0, each float32 [rows, units]."""
+        return (tf.zeros((rows, self.units)), tf.zeros((rows, self.units)))
+
+    def loss_terms(self, batch: Batch, noise: tf.Tensor, carried: Carried | None = None) -> tuple[dict[str, tf.Tensor], Carried]:
         """The training loss of a batch of sequences: minus the mean log likelihood of each dimension of each next z, and,
         for an M with restart, the cross entropy of each next restart.
 
@@ -134,20 +140,18 @@ class MDNRNN(keras.Model):
         are set to zero before a step whose frame is an episode's first.
 
         Args:
-            mu, logvar: V's posterior of each frame, float [B, T, z_size].
-            action: the action taken after each frame, float [B, T, action_size]; the last one leads out of the batch.
-            noise: standard normal float32 [B, T, z_size].
-            restart: 1 where a frame is its episode's first, else 0, float [B, T]; None for nowhere.
+            batch: sequences [B, T].
+            noise: standard normal float32 [B, T, sample_noise].
             carried: h and c [B, units] before the first frame; None for zeros.
 
         Returns:
             "loss", and for an M with restart its parts "z" and "restart", as scalars; and h and c after the last step.
         """
-        z = ConvVAE.sample(tf.cast(mu, tf.float32), tf.cast(logvar, tf.float32), noise)
-        first = tf.zeros(tf.shape(mu)[:2]) if restart is None else tf.cast(restart, tf.float32)
-        h, c = carried or (tf.zeros((tf.shape(mu)[0], self.units)),) * 2
-        x = self._input(z, tf.cast(action, tf.float32), first[..., None])
-        every_h, carried = self.lstm(x[:, :-1], h, c, None if restart is None else first[:, :-1])
+        z = ConvVAE.sample(tf.cast(batch.mu, tf.float32), tf.cast(batch.logvar, tf.float32), noise)
+        first = tf.cast(batch.first, tf.float32)
+        h, c = carried or self.blank(tf.shape(z)[0])
+        x = self._input(z, tf.cast(batch.action, tf.float32), first[..., None])
+        every_h, carried = self.lstm(x[:, :-1], h, c, first[:, :-1])
         output, logit = self._output(every_h)
         z_loss = -tf.reduce_mean(log_prob(output, self.mixtures, z[:, 1:]))
         if logit is None:
@@ -156,46 +160,3 @@ class MDNRNN(keras.Model):
         weight = 1.0 + (self.restart_weight - 1.0) * target
         restart_loss = tf.reduce_mean(weight * tf.nn.sigmoid_cross_entropy_with_logits(target, logit))
         return {"loss": z_loss + restart_loss, "z": z_loss, "restart": restart_loss}, carried
-
-
-FEATURES = {"z": ("z",), "zh": ("z", "h"), "zc": ("z", "c"), "zch": ("z", "c", "h")}
-
-
-def features(state: State, names: str) -> tf.Tensor:
-    """What C sees of a state, in the original's order: "z", "zh", "zc" or "zch" -> float32 [B, F]."""
-    return tf.concat([getattr(state, name) for name in FEATURES[names]], axis=1)
-
-
-def feature_size(names: str, z_size: int, units: int) -> int:
-    """F, the length of `features`."""
-    return sum(z_size if name == "z" else units for name in FEATURES[names])
-
-
-def make_rnn(task: Task, settings: Settings, dtype: str) -> MDNRNN:
-    """The M that the settings describe, with fresh weights."""
-    rnn = settings.rnn
-    return MDNRNN(
-        settings.vae.z_size, task.action_size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, task.step_reward, dtype
-    )
-
-
-def rnn_meta(task: Task, settings: Settings) -> dict[str, Any]:
-    """What a weights file of M says of its shape."""
-    rnn = settings.rnn
-    shape = {"z_size": settings.vae.z_size, "units": rnn.units, "mixtures": rnn.mixtures, "restart": rnn.restart}
-    return {"model": "rnn", "task": task.name} | shape
-
-
-def load_rnn(path: Path, task: Task, settings: Settings, dtype: str = "float32") -> MDNRNN:
-    """An MDNRNN from a weights file.
-
-    Raises:
-        UserError: the file is missing, damaged, a pickle, or of another z size, number of units and so on than the settings say.
-    """
-    arrays, meta = load_arrays(path)
-    for key, value in rnn_meta(task, settings).items():
-        if meta.get(key, value) != value:
-            raise UserError(f"M in {path} has {key} {meta[key]}, this run needs {value}: take the M of a run that fits")
-    model = make_rnn(task, settings, dtype)
-    assign_weights(path, arrays, model)
-    return model

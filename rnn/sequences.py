@@ -8,24 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from env.episodes import episode_path, read_episode
-from env.files import read_jsonl
-from env.rundir import Run
-from env.settings import UserError
-from env.tasks import Settings
+from env.episodes import Episode, episode_path, read_episode
+from env.run.errors import UserError
+from env.run.files import read_jsonl
+from env.run.rundir import Run
+from env.run.settings import Settings
+from rnn.memory import Batch
 
 KEYS = ("mu", "logvar", "action")
-
-
-class Batch(NamedTuple):
-    """What M learns from at a step: mu, logvar float16 [B, T, z_size], action float32 [B, T, A], restart float32 [B, T]
-    (1 where a frame is its episode's first), and whether the state before it is zero instead of the last batch's."""
-
-    mu: np.ndarray
-    logvar: np.ndarray
-    action: np.ndarray
-    restart: np.ndarray
-    fresh: np.ndarray
 
 
 class Episodes(NamedTuple):
@@ -82,13 +72,19 @@ def episodes_batch(episodes: Episodes, settings: Settings, step: int) -> Batch:
     rng = np.random.default_rng([settings.seed, 2, step])
     sequences, firsts = [], []
     for choice in rng.choice(len(episodes.paths), settings.rnn.batch, replace=False):
-        episode = read_episode(episodes.paths[choice], KEYS)
+        episode = _learned(episodes.paths[choice])
         length = settings.rnn.window or len(episode["mu"])
         start = rng.integers(0, len(episode["mu"]) - length + 1)
         sequences.append([episode[key][start : start + length] for key in KEYS])
         firsts.append(np.arange(start, start + length) == 0)
     mu, logvar, action = (np.stack(parts) for parts in zip(*sequences))
     return Batch(mu, logvar, action, np.stack(firsts).astype(np.float32), np.array(True))
+
+
+def _learned(path: Path) -> Episode:
+    """The arrays KEYS of an episode, each without what came after the last action: the paper's M is not told of it."""
+    episode = read_episode(path, KEYS)
+    return {key: array[: len(episode["action"])] for key, array in episode.items()}
 
 
 def stream_batches(episodes: Episodes, rows: int, window: int, rng: np.random.Generator, skip: int = 0) -> Iterator[Batch]:
@@ -121,7 +117,7 @@ def _frames_from(paths: list[Path], lengths: np.ndarray, start: int, window: int
         while sum(len(arrays[0]) for arrays in held) < window:
             if number == len(paths):
                 return
-            episode = read_episode(paths[number], KEYS)
+            episode = _learned(paths[number])
             if len(episode["mu"]) != lengths[number]:
                 raise UserError(f"{paths[number]} has {len(episode['mu'])} frames, its log says {lengths[number]}: record and encode anew")
             restart = (np.arange(lengths[number]) == 0).astype(np.float32)

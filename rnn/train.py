@@ -16,47 +16,48 @@ if __name__ == "__main__":
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from env.command import existing, parser, resolve, run_command
-from env.compute import start_tensorflow
-from env.rundir import Run
-from env.sections import Rnn
+from env.run.command import existing, parser, resolve, run_command
+from env.run.compute import start_tensorflow
+from env.run.rundir import Run
+from env.run.settings import Rnn
 from env.tasks import Task
-from rnn.sequences import Batch, batches, usable_episodes
+from rnn.memory import Batch
+from rnn.sequences import batches, usable_episodes
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from rnn.rnn import MDNRNN
+    from rnn.memory import Memory
 
 
-def make_step(model: MDNRNN, optimizer: keras.Optimizer, rnn: Rnn, carried: list[tf.Variable]) -> Callable[..., dict[str, tf.Tensor]]:
+def make_step(memory: Memory, optimizer: keras.Optimizer, rnn: Rnn, carried: Any) -> Callable[..., dict[str, tf.Tensor]]:
     """The compiled training step: the arrays of a Batch and an int32 [2] seed -> the terms of the loss.
 
     Args:
-        model, optimizer: what is trained, and how.
+        memory, optimizer: what is trained, and how.
         rnn: the settings.
-        carried: h and c [B, units] after the last batch, for a stream; else empty.
+        carried: a nest of variables for what M carries from batch to batch of a stream; else None.
     """
     import tensorflow as tf
 
     @tf.function
     def step(
-        mu: tf.Tensor, logvar: tf.Tensor, action: tf.Tensor, restart: tf.Tensor, fresh: tf.Tensor, seed: tf.Tensor
+        mu: tf.Tensor, logvar: tf.Tensor, action: tf.Tensor, first: tf.Tensor, fresh: tf.Tensor, seed: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        noise = tf.random.stateless_normal(tf.shape(mu), seed)
+        noise = tf.random.stateless_normal((*tf.unstack(tf.shape(mu)[:2]), memory.sample_noise), seed)
         kept = 1.0 - tf.cast(fresh, tf.float32)
-        before = tuple(variable * kept for variable in carried) or None
+        before = None if carried is None else tf.nest.map_structure(lambda variable: variable * kept, carried)
         with tf.GradientTape() as tape:
-            terms, after = model.loss_terms(mu, logvar, action, noise, restart, before)
-        variables = model.trainable_variables
+            terms, after = memory.loss_terms(Batch(mu, logvar, action, first, fresh), noise, before)
+        variables = memory.trainable_variables
         # Element by element, not by norm: the original's clip_by_value.
         gradients = [tf.clip_by_value(g, -rnn.grad_clip, rnn.grad_clip) for g in tape.gradient(terms["loss"], variables)]
         optimizer.apply_gradients(zip(gradients, variables))
-        for variable, value in zip(carried, after):
-            variable.assign(value)
+        if carried is not None:
+            tf.nest.map_structure(lambda variable, value: variable.assign(value), carried, after)
         return terms
 
     return step
@@ -66,7 +67,7 @@ def make_optimizer(rnn: Rnn) -> keras.Optimizer:
     """Adam, with the learning rate min + (start - min) * decay^step (original doomrnn/rnn_train.py)."""
     import keras
 
-    from vae.training import adam
+    from env.run.training import adam
 
     class Falling(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step: tf.Tensor) -> tf.Tensor:
@@ -76,11 +77,11 @@ def make_optimizer(rnn: Rnn) -> keras.Optimizer:
     return adam(rnn.learning_rate if rnn.decay == 1 else Falling())
 
 
-def make_carried(rnn: Rnn) -> list[tf.Variable]:
-    """Room for h and c between the windows of a stream; none is needed for sequences of their own."""
+def make_carried(memory: Memory, rnn: Rnn) -> Any:
+    """Variables for what M carries between the windows of a stream; None for sequences of their own, which need none."""
     import tensorflow as tf
 
-    return [tf.Variable(tf.zeros((rnn.batch, rnn.units))) for _ in "hc"] if rnn.sequences == "stream" else []
+    return tf.nest.map_structure(tf.Variable, memory.blank(rnn.batch)) if rnn.sequences == "stream" else None
 
 
 def train_rnn(run: Run, task: Task) -> None:
@@ -94,32 +95,34 @@ def train_rnn(run: Run, task: Task) -> None:
     import keras
     import tensorflow as tf
 
-    from rnn.rnn import make_rnn, rnn_meta
-    from vae.training import stream, train
-    from vae.vae import save_weights
+    from env.run.training import stream, train
+    from env.run.weights import save_weights
+    from rnn.memory import make_memory, memory_meta
 
     stage.start()
     keras.utils.set_random_seed(settings.seed)
     rnn = settings.rnn
-    model, optimizer, carried = make_rnn(task, settings, rnn.dtype), make_optimizer(rnn), make_carried(rnn)
+    memory, optimizer = make_memory(task, settings, rnn.dtype), make_optimizer(rnn)
+    carried = make_carried(memory, rnn)
 
     def numbered(done: int) -> Iterator[tuple]:
         shape, z_size = (rnn.batch, None), settings.vae.z_size
         signature = Batch(
             tf.TensorSpec((*shape, z_size), tf.float16),
             tf.TensorSpec((*shape, z_size), tf.float16),
-            tf.TensorSpec((*shape, task.action_size), tf.float32),
+            tf.TensorSpec((*shape, task.actions.size), tf.float32),
             tf.TensorSpec(shape, tf.float32),
             tf.TensorSpec((), tf.bool),
         )
         for number, batch in enumerate(stream(lambda: batches(episodes, settings, done), signature, ahead=4), start=done):
             yield *batch, tf.constant([settings.seed, number])
 
-    step, log_every = make_step(model, optimizer, rnn, carried), min(20, max(1, rnn.steps // 10))
-    row = train(stage.dir, "rnn", model, optimizer, step, numbered, rnn.steps, log_every=log_every, carried=carried)
-    save_weights(stage.dir / "weights.npz", model, rnn_meta(task, settings) | {"steps": rnn.steps})
+    step, log_every = make_step(memory, optimizer, rnn, carried), min(20, max(1, rnn.steps // 10))
+    kept = tf.nest.flatten(carried) if carried is not None else []
+    row = train(stage.dir, "rnn", memory, optimizer, step, numbered, rnn.steps, log_every=log_every, carried=kept)
+    save_weights(stage.dir / "weights.npz", memory, memory_meta(task, settings) | {"steps": rnn.steps})
     stage.finish({"steps": rnn.steps, **row})
-    print(f"rnn: {rnn.steps} steps, loss {row.get('loss', float('nan')):.4f} -> {stage.dir / 'weights.npz'}")
+    print(f"rnn: {rnn.steps} steps, loss {row['loss']:.4f} -> {stage.dir / 'weights.npz'}")
 
 
 def main() -> None:

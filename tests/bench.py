@@ -29,12 +29,13 @@ if __name__ == "__main__":
 import tempfile
 from collections.abc import Callable
 
-from env.command import run_command
-from env.compute import available_cores, limit_threads
-from env.files import write_json
-from env.settings import OneLineParser, UserError
+from env.run.command import run_command
+from env.run.compute import available_cores, limit_threads
+from env.run.files import write_json
+from env.run.errors import UserError
+from env.run.flags import OneLineParser
 from tests import bench_commands, bench_growth, bench_play
-from tests.bench_data import Data
+from tests.benches.data import Data
 
 BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
     "world": bench_play.bench_world,

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from env.compute import limit_threads  # noqa: E402
+from env.run.compute import limit_threads  # noqa: E402
 from env.tasks import Settings, get_task  # noqa: E402
 
 limit_threads()

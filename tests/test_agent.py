@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from controller.agent import Agent, make_policy
-from controller.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters, random_player
-from controller.rollout import Job, Worlds, episode_rng, episode_seed, make_world, rollout
+from env.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters, random_player
+from env.rollout import Job, Worlds, episode_rng, episode_seed, make_world, rollout
 from env.tasks import get_task
 from rnn.rnn import MDNRNN, make_rnn
 from vae.vae import ConvVAE

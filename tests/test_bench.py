@@ -14,8 +14,8 @@ from conftest import ROOT, run_python
 
 sys.path.insert(0, str(ROOT))
 
-from tests.bench_commands import idle_share, makespan, peak_mb  # noqa: E402
-from tests.bench_play import flops  # noqa: E402
+from tests.benches.commands import idle_share, makespan, peak_mb  # noqa: E402
+from tests.benches.play import flops  # noqa: E402
 
 KEYS = {
     "gemm_gflops_core",

@@ -9,9 +9,9 @@ from gymnasium.envs.box2d.car_racing import CarRacing as Official
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
-import env.carracing as carracing
-from env.carracing import CarRacing, process
-from env.frames import process_as_original
+import env.worlds.carracing as carracing
+from env.worlds.carracing import CarRacing, process
+from env.worlds.frames import process_as_original
 
 
 def drive(seed: int, steps: int) -> tuple[np.ndarray, float]:

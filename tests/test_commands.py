@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_python
 
-from env.files import save_arrays
-from env.rundir import Run
+from env.run.files import save_arrays
+from env.run.rundir import Run
 from env.tasks import get_task
 from vae.vae import ConvVAE, save_weights
 

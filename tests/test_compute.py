@@ -12,7 +12,7 @@ from conftest import ROOT, run_python
 
 @pytest.mark.parametrize("gpu, seen", [(False, "-1"), (True, "None")])
 def test_ranks_keep_off_the_gpu_unless_they_are_given_it(gpu, seen):
-    lines = ("import os", "from env.compute import limit_threads", f"limit_threads(False, gpu={gpu})")
+    lines = ("import os", "from env.run.compute import limit_threads", f"limit_threads(False, gpu={gpu})")
     program = "; ".join((*lines, "print(os.environ.get('CUDA_VISIBLE_DEVICES'))"))
     clean = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)

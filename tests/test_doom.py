@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT
 from gymnasium.utils.env_checker import check_env
 
-from env.doom import TakeCover
-from env.frames import process_as_original, shrink
+from env.worlds.doom import TakeCover
+from env.worlds.frames import process_as_original, shrink
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_nothing_is_left_after_a_kill(tmp_path):
     (tmp_path / "temporary files").mkdir()
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from env.doom import TakeCover\n"
+        "from env.worlds.doom import TakeCover\n"
         "worlds = [TakeCover(), TakeCover()]\n"
         "for world in worlds: world.reset(seed=1); world.step([0.0])\n"
         "print(*[line.split()[-2] for line in open('/proc/self/maps') if '/dev/shm/ViZDoom' in line], flush=True); time.sleep(60)"
@@ -176,7 +176,7 @@ def test_nothing_is_left_after_a_kill(tmp_path):
 def test_an_engine_whose_starter_cannot_run_is_started_plainly(monkeypatch, tmp_path):
     """As where temporary files may not be executed."""
     monkeypatch.chdir(tmp_path)  # a plain engine leaves _vizdoom where it stands
-    monkeypatch.setattr("env.doom.STARTER", "#!/nowhere/sh\n# {python} {code}\n")
+    monkeypatch.setattr("env.worlds.doom.STARTER", "#!/nowhere/sh\n# {python} {code}\n")
     plain = TakeCover()
     with pytest.warns(UserWarning, match="cannot run"):
         frame, _ = plain.reset(seed=5)

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, run_python
 
 from env.episodes import episode_path, read_episode
-from env.files import load_arrays, read_jsonl
+from env.run.files import load_arrays, read_jsonl
 
 TINY = ("--scale", "smoke", "--max-steps", "120")
 FLAGS = ("--extract-episodes", "5", "--rnn-window", "20", "--rnn-steps", "6", "--controller-dream-steps", "60", "--evaluate-episodes", "2")

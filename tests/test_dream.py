@@ -12,8 +12,8 @@ import tensorflow as tf
 from gymnasium.utils.env_checker import check_env
 
 from controller.policy import Policy
-from env.files import save_arrays
-from env.settings import UserError
+from env.run.files import save_arrays
+from env.run.errors import UserError
 from rnn.dream import BLOCK, Beginnings, Dream, DreamLanes, dream_rng
 from rnn.rnn import MDNRNN, features
 from vae.vae import ConvVAE

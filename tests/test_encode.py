@@ -9,8 +9,8 @@ import pytest
 from conftest import run_python
 
 from env.episodes import LATENTS, episode_path, read_episode, write_episode
-from env.files import JsonlLog, load_arrays
-from env.rundir import Run
+from env.run.files import JsonlLog, load_arrays
+from env.run.rundir import Run
 from env.tasks import get_task
 from vae.vae import ConvVAE, save_weights
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from env.episodes import episode_path, frame_batches, is_whole, read_episode, write_episode
-from env.settings import UserError
+from env.run.errors import UserError
 
 
 def make_episode(number: int, length: int = 30) -> dict[str, np.ndarray]:

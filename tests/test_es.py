@@ -7,7 +7,7 @@ import pytest
 from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
 from controller.es import ES
-from env.settings import UserError
+from env.run.errors import UserError
 
 
 def fitness(candidates):

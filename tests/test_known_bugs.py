@@ -37,7 +37,7 @@ BUGS = [
     ),
     Bug(
         "the recorder keeps the frame after the action",
-        "controller/rollout.py",
+        "env/rollout.py",
         "self.rows.append((self.frame, action",
         "self.rows.append((frame, action",
         "tests/test_agent.py::test_recorded_episodes_pair_a_frame_with_the_action_taken_on_it",

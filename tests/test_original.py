@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from controller.original import load_original_controller, load_original_rnn, load_original_vae
-from env.settings import UserError
+from controller.tools.original import load_original_controller, load_original_rnn, load_original_vae
+from env.run.errors import UserError
 from rnn.rnn import MDNRNN
 from vae.vae import ConvVAE
 

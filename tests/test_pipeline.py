@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, run_python
 
 from env.episodes import episode_path, is_whole, read_episode
-from env.files import load_arrays, read_jsonl, save_arrays
+from env.run.files import load_arrays, read_jsonl, save_arrays
 from env.tasks import load_settings
 
 TINY = ("--scale", "smoke", "--max-steps", "40")

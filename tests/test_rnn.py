@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from env.settings import UserError
+from env.run.errors import UserError
 from env.tasks import get_task
 from rnn.lstm import LSTM
 from rnn.mdn import log_prob, mixture, sample

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from controller.stages import waiting_stages
-from controller.temperatures import SHARED
-from env.rundir import Run, Stage
-from env.settings import UserError
+from env.run.stages import waiting_stages
+from controller.results.temperatures import SHARED
+from env.run.rundir import Run, Stage
+from env.run.errors import UserError
 from env.tasks import get_task
 
 

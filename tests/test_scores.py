@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from controller.paper import ORIGINAL_CURVE, SCORES, row_for
-from controller.scores import bootstrap_interval, score_table, summarise
-from controller.temperatures import parse_temperatures, temperature_table
-from env.sections import Controller
-from env.settings import UserError
+from controller.results.paper import ORIGINAL_CURVE, SCORES, row_for
+from controller.results.scores import bootstrap_interval, score_table, summarise
+from controller.results.temperatures import parse_temperatures, temperature_table
+from env.run.settings import Controller
+from env.run.errors import UserError
 from env.tasks import get_task
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from env.episodes import episode_path, write_episode
-from env.settings import UserError
+from env.run.errors import UserError
 from rnn.sequences import Episodes, batches, stream_batches
 
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from env.command import parser, resolve
-from env.settings import OneLineParser, UserError, add_flags
+from env.run.command import parser, resolve
+from env.run.errors import UserError
+from env.run.flags import OneLineParser, add_flags
 from env.tasks import SCALES, SECTIONS, Settings, Vae, get_task
 
 
@@ -47,7 +48,7 @@ def test_flags_of_a_stage_have_no_prefix_and_the_pipelines_do(tmp_path):
 
 
 def test_saved_settings_of_a_run_are_its_defaults(tmp_path, tiny):
-    from env.rundir import Run
+    from env.run.rundir import Run
 
     Run(tmp_path, dataclasses.replace(tiny, seed=77)).release()
     assert parse("vae", "carracing", "--run", str(tmp_path))[2].seed == 77

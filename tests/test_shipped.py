@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_python
 
-from controller.scores import bootstrap_interval
-from env.files import load_arrays
+from controller.results.scores import bootstrap_interval
+from env.run.files import load_arrays
 from env.tasks import load_settings
 
 FLOORS = ("vae", "rnn", "controller")
@@ -76,8 +76,8 @@ def test_who_has_no_skill_lives_as_long_in_the_dream_as_in_the_game():
     the game."""
     import tensorflow as tf
 
-    from controller.rollout import Job, Worlds
-    from controller.weights import model_paths
+    from env.rollout import Job, Worlds
+    from env.run.weights import model_paths
     from env.tasks import get_task
     from rnn.dream import Beginnings, DreamLanes
     from rnn.rnn import load_rnn

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from controller.agent import make_policy
 from controller.policy import to_action
-from controller.rollout import Job
+from env.rollout import Job
 from controller.simulate import dream_simulator, make_dream, make_simulator, real_simulator
-from env.files import save_arrays
+from env.run.files import save_arrays
 from env.tasks import get_task
 from rnn.rnn import make_rnn, rnn_meta
 from vae.vae import ConvVAE, save_weights

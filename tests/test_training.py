@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae.training import adam
+from env.run.training import adam
 from vae.vae import Conv, Deconv
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from env.settings import UserError
+from env.run.errors import UserError
 from vae.vae import ConvVAE, load_vae, save_weights
 
 

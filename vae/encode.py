@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from env.command import existing, parser, progress, resolve, run_command
-from env.compute import start_tensorflow
-from env.episodes import LATENTS, cut_or_missing, is_whole, read_episode
-from env.files import save_arrays
-from env.rundir import Run
-from env.settings import UserError
+from env.episodes import LATENTS, is_whole, read_episode
+from env.run.command import existing, parser, progress, resolve, run_command
+from env.run.compute import start_tensorflow
+from env.run.errors import UserError
+from env.run.files import save_arrays
+from env.run.rundir import Run
 from vae.train import episode_paths
 
 INITIAL = 1000  # first frames kept as starting points of dreams
@@ -73,7 +73,7 @@ def encode_run(run: Run) -> None:
     """The encode stage of a run."""
     stage = run.stage("encode")
     folder = stage.dir / "latents"
-    if stage.check() and not cut_or_missing(folder, range(run.settings.extract.episodes)):
+    if stage.is_finished():
         print(f"encode: finished already in {stage.dir}")
         return
     encode = make_encoder(run)

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from env.command import existing, parser, resolve, run_command
-from env.compute import start_tensorflow
 from env.episodes import episode_path, frame_batches
-from env.files import read_jsonl
-from env.rundir import Run
-from env.settings import UserError
-from env.tasks import Settings
+from env.run.command import existing, parser, resolve, run_command
+from env.run.compute import start_tensorflow
+from env.run.errors import UserError
+from env.run.files import read_jsonl
+from env.run.rundir import Run
+from env.run.settings import Settings
+from env.run.weights import save_weights
 
 if TYPE_CHECKING:
     import keras
@@ -98,8 +99,8 @@ def train_vae(run: Run) -> None:
     import keras
     import tensorflow as tf
 
-    from vae.training import adam, stream, train
-    from vae.vae import FRAME, ConvVAE, save_weights
+    from env.run.training import adam, stream, train
+    from vae.vae import FRAME, ConvVAE
 
     stage.start()
     keras.utils.set_random_seed(settings.seed)
@@ -118,7 +119,7 @@ def train_vae(run: Run) -> None:
     meta = {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size, "steps": steps}
     save_weights(stage.dir / "weights.npz", model, meta)
     stage.finish({"steps": steps, **row})
-    print(f"vae: {steps} steps, loss {row.get('loss', float('nan')):.2f} -> {stage.dir / 'weights.npz'}")
+    print(f"vae: {steps} steps, loss {row['loss']:.2f} -> {stage.dir / 'weights.npz'}")
 
 
 def main() -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from env.files import load_arrays, save_arrays
-from env.settings import UserError
+from env.run.errors import UserError
+from env.run.files import load_arrays
+from env.run.weights import assign_weights
 
 FRAME = (64, 64, 3)
 
@@ -151,28 +150,6 @@ class ConvVAE(keras.Model):
         kl = -0.5 * tf.reduce_sum(1 + logvar - tf.square(mu) - tf.exp(logvar), axis=1)
         kl = tf.reduce_mean(tf.maximum(kl, self.kl_tolerance * self.z_size))
         return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
-
-
-def save_weights(path: Path, model: keras.Model, meta: dict[str, Any], dtype: str = "float32", compress: int = 0) -> None:
-    """Save a model's weights as an npz of named arrays, with `meta`, atomically."""
-    save_arrays(path, {v.path: np.asarray(v).astype(dtype) for v in model.weights}, meta, compress)
-
-
-def assign_weights(path: Path, arrays: dict[str, np.ndarray], model: keras.Model) -> None:
-    """Set a model's weights from the arrays of the file `path`.
-
-    Raises:
-        UserError: an array is missing or has another shape.
-    """
-    wanted = {v.path: tuple(v.shape) for v in model.weights}
-    for name, shape in wanted.items():
-        if name not in arrays:
-            raise UserError(f"weights file {path} has no array '{name}': is it another model's?")
-        if arrays[name].shape != shape:
-            found = arrays[name].shape
-            raise UserError(f"weights file {path}: '{name}' has shape {found}, expected {shape}: it was made with other settings")
-    for variable in model.weights:
-        variable.assign(arrays[variable.path].astype(np.float32))
 
 
 def load_vae(path: Path, z_size: int, kl_tolerance: float = 0.5, dtype: str = "float32") -> ConvVAE:

@@ -1,0 +1,83 @@
+"""Starting TensorFlow: quietly, with the right threads, and off the GPU where a rank has no business on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Hold back what native code writes to stderr, and show it only if the block fails.
+
+    TensorFlow's libraries greet on stderr before any log level is in force; a user's one-line error would drown in it.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow for training V or M: all cores, and a GPU where there is one, taking its memory as needed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    with quiet_stderr():
+        import tensorflow as tf
+        import tensorflow_probability  # noqa: F401
+
+        tf.zeros(())
+
+
+def limit_threads(tensorflow: bool = True, gpu: bool = False) -> None:
+    """Keep this process to one thread and off any GPU: each rank has one core to itself, and 64 ranks would fill a GPU.
+
+    To be called before TensorFlow does its first operation.
+
+    Args:
+        tensorflow: whether to import it, too.
+        gpu: leave it the GPU after all, taking its memory as needed.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    if gpu:
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import cv2
+
+    cv2.setNumThreads(0)
+    if tensorflow:
+        with quiet_stderr():
+            import tensorflow as tf
+
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+            tf.zeros(())
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow finds a GPU; asked of a process of its own, for this one may have to keep off it. Takes some seconds."""
+    code = "import sys, tensorflow as tf; sys.exit(not tf.config.list_physical_devices('GPU'))"
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode == 0
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,127 @@
+"""Files on disk: atomic writes, arrays without pickles, JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from env.run.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+META = "meta"  # the array that holds a file's JSON description
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write `path` so that at any moment it is either the old or the new file, whole.
+
+    The bytes go to a neighbour file, reach the disk, and only then take the name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write `data` as indented JSON, atomically."""
+    write_atomic(path, lambda file: file.write((json.dumps(data, indent=2) + "\n").encode()))
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any] | None = None, compress: int = 0) -> None:
+    """Write an npz that `np.load(allow_pickle=False)` reads.
+
+    Args:
+        path: file name, ending in .npz.
+        arrays: name -> array of a plain dtype.
+        meta: a JSON-able description, kept in the file as text.
+        compress: zlib level; 0 stores. numpy's own savez_compressed always takes level 6, five times slower than 1.
+    """
+    method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    whole = dict(arrays)
+    if meta is not None:
+        whole[META] = np.array(json.dumps(meta))
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", method, allowZip64=True, compresslevel=compress or None) as archive:
+            for name, array in whole.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+    write_atomic(path, write)
+
+
+# What numpy and zipfile raise on files that are cut short, overwritten, or no npz at all.
+DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+def load_arrays(path: Path, what: str = "weights file") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read an npz written by `save_arrays` as (arrays, meta). Never unpickles.
+
+    Raises:
+        UserError: the file is missing, a pickle, damaged, or not an npz; `what` names its role in the message.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+            if head[:1] == b"\x80":
+                raise UserError(f"{what} {path} is a pickle, which could run any code: give an .npz")
+            if head[:2] != b"PK":
+                raise UserError(f"{what} {path} is not an .npz: give one that this program wrote")
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        meta = json.loads(str(arrays.pop(META))) if META in arrays else {}
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} is missing") from None
+    except IsADirectoryError:
+        raise UserError(f"{what} {path} is a directory: give an .npz file") from None
+    except DAMAGE as error:
+        if "allow_pickle" in str(error):
+            raise UserError(f"{what} {path} holds pickled objects, which could run any code: give plain arrays") from None
+        raise UserError(f"{what} {path} is damaged ({error}): make or fetch it again") from None
+    return arrays, meta
+
+
+class JsonlLog:
+    """A log of one JSON object a line.
+
+    Args:
+        path: the file; its folder is made when needed.
+        keep: on resuming, rows for which this is false (made after the checkpoint) and half-written ones are dropped.
+    """
+
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda row: True) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in read_jsonl(path) if keep(row)] if path.exists() else []
+        write_atomic(path, lambda file: file.writelines((json.dumps(row) + "\n").encode() for row in rows))
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON lines file; a half-written last line (a killed process) is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows

@@ -1,0 +1,110 @@
+"""A run's directory: its settings, its lock, its stages (env/run/stages.py), and which of them wait."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from env.run.errors import UserError
+from env.run.files import REPOSITORY, write_json
+from env.run.settings import STAGES, Settings, load_settings
+from env.run.stages import Stage
+
+STUDIES = "temperatures"  # the folder of a run that holds its temperature study, see controller/results/temperatures.py
+TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
+
+
+def default_run(task: str, scale: str) -> Path:
+    """Where a run goes when --run is not given: runs/carracing, and runs/carracing-smoke and so on for the other scales.
+
+    It lies in the repository, from wherever the command is called; from inside, its name is given shortly.
+    """
+    path = REPOSITORY / "runs" / (task if scale == "paper" else f"{task}-{scale}")
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+class RunInUse(UserError):
+    """Another command writes into the run now."""
+
+
+class Run:
+    """An opened run: its settings are resolved, checked against what is on disk, and saved.
+
+    Args:
+        path: the run's directory.
+        settings: the resolved settings.
+        lock: hold the run's lock until the process ends, so that two commands cannot write into it at once.
+
+    Raises:
+        UserError: the directory cannot be written, is in use, or holds a stage made with other settings.
+    """
+
+    def __init__(self, path: Path, settings: Settings, lock: bool = True) -> None:
+        self.path = path
+        self.settings = settings
+        self._lock: IO[str] | None = None
+        for name in STAGES[:-1]:  # a scoring (the last stage) refuses nothing, see controller/evaluate.py
+            self.stage(name).check()
+        if lock:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                self._lock = open(path / ".lock", "a+")
+            except OSError as error:
+                raise UserError(f"cannot write to the run directory {path}: {error.strerror}") from None
+            self._take_lock(self._lock)
+            write_json(path / "settings.json", settings.to_dict())
+
+    def _take_lock(self, file: IO[str]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip()
+            raise RunInUse(f"{self.path} is in use by process {owner}: wait for it, or choose another --run") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+
+    def release(self) -> None:
+        """Let other commands write into the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def stage(self, name: str) -> Stage:
+        """The folder of stage `name`."""
+        return Stage(self.path, name, self.settings)
+
+
+def saved_settings(path: Path) -> Settings | None:
+    """The settings saved in the run at `path`, or None when there is no run yet."""
+    return load_settings(path / "settings.json") if (path / "settings.json").exists() else None
+
+
+def study_folders(path: Path) -> Iterator[Path]:
+    """The runs of a run's temperature study."""
+    yield from sorted(folder for folder in (path / STUDIES).glob("*") if folder.is_dir())
+
+
+def waiting_stages(path: Path, settings: Settings, stages: Sequence[str]) -> list[str]:
+    """Those of the stages that are not finished; the run's settings are checked and saved.
+
+    Raises:
+        UserError: as `Run`, or a V or M would be trained while there is something that was made from an earlier one.
+    """
+    run = Run(path, settings)
+    waiting = [name for name in stages if not run.stage(name).is_finished()]
+    run.release()  # each stage's command takes the lock itself
+    trained = next((name for name in TRAINED if name in waiting), None)
+    if trained:
+        later = STAGES[STAGES.index(trained) + 1 : -1]
+        stale = [folder / name for folder in (path, *study_folders(path)) for name in later if Stage(folder, name, settings).started]
+        if stale:
+            raise UserError(
+                f"{path / trained} is to be trained, but {', '.join(map(str, stale))} were made from an earlier one: "
+                f"restore it, delete them too, or choose another --run"
+            )
+    return waiting

@@ -1,0 +1,184 @@
+"""One stage of a run: what it was made with and from, and the rule for what is skipped, resumed or refused.
+
+    RUN/<stage>/stage.json       the settings that the stage was made with, the fingerprints of what it was made from, and whether
+                                 it is finished
+    RUN/<stage>/log.jsonl        its log
+    RUN/<stage>/...              its results and checkpoint
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from env.episodes import cut_or_missing
+from env.run.errors import UserError
+from env.run.files import write_json
+from env.run.settings import DEPENDS, SECTIONS, Settings
+from env.run.weights import controller_path, fingerprint, fingerprints, model_paths
+
+# What each stage is made from. (The controller's V and M are the shipped ones in a run that trained none.)
+INPUTS: dict[str, tuple[str, ...]] = {
+    "extract": (),
+    "vae": ("extract",),
+    "encode": ("extract", "vae"),
+    "rnn": ("encode",),
+    "controller": ("vae", "rnn"),
+    "evaluate": ("vae", "rnn", "controller"),
+}
+
+
+class Stage:
+    """One stage's folder in a run.
+
+    Args:
+        run: the run's directory.
+        name: the stage's.
+        settings: the run's, resolved.
+    """
+
+    def __init__(self, run: Path, name: str, settings: Settings) -> None:
+        self.name = name
+        self.dir = run / name
+        self.log = self.dir / "log.jsonl"
+        self._run = run
+        self._settings = settings
+        self._record = self.dir / "stage.json"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `finish` was given, or nothing."""
+        return self._read().get("summary", {})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the stage was finished, with whatever settings."""
+        return bool(self._read().get("finished"))
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything of it."""
+        return bool(self._read())
+
+    @property
+    def product(self) -> str | None:
+        """The fingerprint of what the stage made, which others are made from; None while there is none."""
+        if self.name == "encode":  # thousands of files, decided by what they were made from
+            made = self._read().get("made_from")
+            return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12] if made else None
+        names = {"extract": "log.jsonl", "controller": "best.npz"}
+        path = self.dir / names.get(self.name, "weights.npz")
+        return fingerprint(path) if path.exists() else None
+
+    def inputs(self) -> dict[str, str]:
+        """The fingerprints of what the stage would be made from now; what is missing is left out."""
+        if self.name == "extract" and self._settings.extract.policy == "controller":
+            other = Path(self._settings.extract.agent) if self._settings.extract.agent else None
+            path = controller_path(self._settings.task, other or self._run, other is not None, use_shipped=other is None)
+            return fingerprints(model_paths(self._settings.task, other)) | {"controller": fingerprint(path)}
+        found = {name: Stage(self._run, name, self._settings).product for name in INPUTS[self.name]}
+        if {"vae", "rnn"} <= set(found) and not (found["vae"] or found["rnn"]):
+            try:
+                found |= fingerprints(model_paths(self._settings.task, None))
+            except UserError:  # none are shipped
+                pass
+        return {name: value for name, value in found.items() if value}
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self._record.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+            raise UserError(f"{self._record} is damaged: delete {self.dir} to make the stage again")
+        if not isinstance(record.get("made_from"), dict):
+            raise UserError(f"{self.dir} was made by an older version of the program: delete it, or choose another --run")
+        return record
+
+    def _relevant(self) -> dict[str, Any]:
+        """The settings that decide this stage's result, as {section.field: value}."""
+        flat = {"task": self._settings.task, "seed": self._settings.seed}
+        for section in DEPENDS[self.name]:
+            for key, value in dataclasses.asdict(getattr(self._settings, section)).items():
+                flat[f"{section}.{key}"] = value
+        return flat
+
+    def check(self) -> bool:
+        """Whether the stage is finished with these settings.
+
+        Raises:
+            UserError: it was made with other settings, or from something else than the run has now. A resumable setting may grow,
+                or change while the stage is unfinished.
+        """
+        record = self._read()
+        if not record:
+            return False
+        grown = False
+        for key, now in self._relevant().items():
+            if key not in record["settings"]:
+                raise UserError(f"{self._record} is of another version of the program ({key} is missing): start a new run")
+            then = record["settings"][key]
+            if then == now:
+                continue
+            if self._may_change(key, then, now, bool(record.get("finished"))):
+                grown = True
+                continue
+            raise UserError(
+                f"stage {self.name} in {self.dir.parent} was made with {key} = {then}, now it is {now}: "
+                f"take {then}, choose another --run, or delete {self.dir} to make it again"
+            )
+        self.check_inputs()
+        return bool(record.get("finished")) and not grown
+
+    def check_inputs(self) -> None:
+        """Raise UserError when the stage was made from something else than the run has now: a C is worth nothing on another V."""
+        then = self._read().get("made_from", {})
+        for name, now in self.inputs().items():
+            if then.get(name, now) != now:
+                raise UserError(
+                    f"stage {self.name} in {self.dir.parent} was made from another {name} than the run has now: "
+                    f"delete {self.dir} to make it again, or choose another --run"
+                )
+
+    def _may_change(self, key: str, then: Any, now: Any, finished: bool) -> bool:
+        """Whether the stage can go on from its checkpoint with another value: a resumable setting, grown if finished."""
+        section, _, name = key.rpartition(".")
+        if section != self.name:
+            return False
+        fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
+        if not fields[name].metadata["resumable"]:
+            return False
+        # vae.limit_steps = 0 means "no limit": the largest value there is.
+        size = {0: float("inf")} if name == "limit_steps" else {}
+        return not finished or size.get(now, now) > size.get(then, then)
+
+    def is_finished(self) -> bool:
+        """`check`, and for stages of many files that all are there; a scoring with other settings, or of an older C, counts as
+        not finished instead of raising, for it is quickly made again."""
+        if self.name in ("extract", "encode"):
+            folder = self.dir / ("episodes" if self.name == "extract" else "latents")
+            return self.check() and not cut_or_missing(folder, range(self._settings.extract.episodes))
+        if self.name != "evaluate":
+            return self.check()
+        try:
+            return self.check()
+        except UserError:
+            return False
+
+    def start(self) -> None:
+        """Note the settings, and what it is made from; the stage counts as unfinished from here on."""
+        self.dir.mkdir(parents=True, exist_ok=True)
+        write_json(self._record, self._whole(False, self.inputs()))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Note that the stage is whole; `summary` is kept for the report."""
+        record = self._whole(True, self._read().get("made_from", {}))  # what it was started from, whatever happened since
+        write_json(self._record, record | {"summary": summary})
+
+    def _whole(self, finished: bool, made_from: dict[str, str]) -> dict[str, Any]:
+        return {"stage": self.name, "finished": finished, "settings": self._relevant(), "made_from": made_from}

@@ -1,0 +1,120 @@
+"""Weights on disk: saved, loaded, found in a run or among those shipped with the project, and told apart. One place for all.
+
+Nothing here imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from env.run.errors import UserError
+from env.run.files import REPOSITORY, save_arrays
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Models(NamedTuple):
+    """The files of V and M, and of the first frames from which M's dreams start."""
+
+    vae: Path
+    rnn: Path
+    initial: Path
+
+
+def shipped(floor: str, task: str, name: str) -> Path:
+    """A file of the agent that comes with the project: `name` in vae/, rnn/ or controller/ of a task."""
+    return REPOSITORY / floor / "shipped" / task / name
+
+
+def shipped_controller(task: str) -> Path:
+    """The C that comes with the project."""
+    return shipped("controller", task, "best.npz")
+
+
+def model_paths(task: str, run: Path | None) -> Models:
+    """The V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
+
+    Args:
+        task: its name.
+        run: a run's directory, or None for the shipped ones.
+
+    Raises:
+        UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
+    """
+    if run is not None:
+        vae, rnn = run / "vae" / "weights.npz", run / "rnn" / "weights.npz"
+        if vae.exists() and rnn.exists():
+            return Models(vae, rnn, run / "encode" / "initial.npz")
+        for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
+            if other.exists():
+                raise UserError(f"{run} has no {path.parent.name}/weights.npz: run {command} {task} --run {run} first")
+    own = Models(*(shipped(*where) for where in (("vae", task, "weights.npz"), ("rnn", task, "weights.npz"), ("vae", task, "initial.npz"))))
+    if not (own.vae.exists() and own.rnn.exists()):
+        raise UserError(f"no trained V and M for {task}: run 'bash run.sh {task}' first, or give the --run that has them")
+    return own
+
+
+def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:
+    """The file of C to play with: `weights`, else the run's best, else the shipped one.
+
+    Args:
+        task: its name.
+        run: the run's directory.
+        run_given: whether the user named it, who then wants no other's C.
+        weights: the file that the user named, or None.
+        use_shipped: take the shipped one, whatever the run has.
+
+    Raises:
+        UserError: it does not exist; the message says what to do.
+    """
+    own, best = shipped_controller(task), run / "controller" / "best.npz"
+    if run_given and not run.is_dir():
+        raise UserError(f"run directory {run} is missing: give one that 'bash run.sh {task}' made, or leave --run out")
+    if weights:
+        if not weights.exists():
+            raise UserError(f"weights file {weights} is missing")
+        return weights
+    if best.exists() and not use_shipped:
+        return best
+    if run_given and not use_shipped:
+        raise UserError(f"{run} has no scored C yet: run controller/train.py {task} --run {run} first")
+    if not own.exists():
+        raise UserError(f"there is no trained C for {task}: run 'bash run.sh {task}' first, or give --run or --weights")
+    return own
+
+
+def fingerprint(path: Path) -> str:
+    """Twelve hex digits of a file's SHA-256: tells whether something was made from it or from another."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def fingerprints(models: Models) -> dict[str, str]:
+    """Those of V and M."""
+    return {"vae": fingerprint(models.vae), "rnn": fingerprint(models.rnn)}
+
+
+def save_weights(path: Path, model: keras.Model, meta: dict[str, Any]) -> None:
+    """Save a model's weights as an npz of named arrays, with `meta`, atomically."""
+    save_arrays(path, {v.path: np.asarray(v) for v in model.weights}, meta)
+
+
+def assign_weights(path: Path, arrays: dict[str, np.ndarray], model: keras.Model) -> None:
+    """Set a model's weights from the arrays of the file `path`.
+
+    Raises:
+        UserError: an array is missing or has another shape.
+    """
+    wanted = {v.path: tuple(v.shape) for v in model.weights}
+    for name, shape in wanted.items():
+        if name not in arrays:
+            raise UserError(f"weights file {path} has no array '{name}': is it another model's?")
+        if arrays[name].shape != shape:
+            found = arrays[name].shape
+            raise UserError(f"weights file {path}: '{name}' has shape {found}, expected {shape}: it was made with other settings")
+    for variable in model.weights:
+        variable.assign(arrays[variable.path].astype(np.float32))

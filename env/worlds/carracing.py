@@ -1,0 +1,96 @@
+"""CarRacing for the agent: gymnasium's CarRacing-v3 seen as 64x64 frames.
+
+Physics, rewards, tracks and seeds are gymnasium's, untouched. What differs is the observation: the original crops the
+indicator bar (rows 84..95) away and resizes to 64x64x3 (original carracing/env.py), and the frames come from our own,
+much faster drawing (`render="fast"`) unless gymnasium's is asked for (`render="official"`).
+
+Importing this module registers "WorldModels/CarRacing-v0".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.box2d.car_racing import CarRacing as GymnasiumCarRacing
+
+from env.worlds.drawing import ROWS, TrackPainter
+from env.worlds.frames import SIZE, process_as_original
+
+
+def process(picture: np.ndarray) -> np.ndarray:
+    """Crop the indicator bar and resize.
+
+    Args:
+        picture: uint8 [96, 96, 3], gymnasium's observation, or its top 84 rows.
+
+    Returns:
+        uint8 [64, 64, 3].
+    """
+    return cv2.resize(picture[:ROWS], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+
+
+_PROCESS = {"plain": process, "original": lambda picture: process_as_original(picture[:ROWS])}
+
+
+class CarRacing(GymnasiumCarRacing):
+    """CarRacing-v3 with 64x64x3 uint8 observations.
+
+    Actions: float [3], steer in [-1, 1], gas and brake in [0, 1]. Rewards: +1000/N for each new one of the N tiles, -0.1 a
+    step, -100 on leaving the playfield. `lap_complete_percent` is 1.0, as in the original's CarRacing-v0, where an episode
+    ends only when every tile was visited, off the playfield, or (by the registered limit) after 1000 steps.
+
+    Args:
+        render: "fast" for our own drawing of the observations, "official" for gymnasium's.
+        frames: "plain" to crop and resize, "original" for the authors' processing of colours.
+        render_mode: gymnasium's; what `render()` returns is always gymnasium's own large picture.
+
+    Raises:
+        ValueError: on an unknown `render` or `frames`, and on actions that are not three numbers.
+    """
+
+    def __init__(self, render: str = "fast", frames: str = "plain", render_mode: str | None = None) -> None:
+        if render not in ("fast", "official"):
+            raise ValueError(f"render is {render!r}: choose 'fast' or 'official'")
+        if frames not in _PROCESS:
+            raise ValueError(f"frames is {frames!r}: choose 'plain' or 'original'")
+        super().__init__(render_mode=render_mode, lap_complete_percent=1.0)
+        self._draw_fast = render == "fast"
+        self._process = _PROCESS[frames]
+        self._painter: TrackPainter | None = None
+        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self._painter = None
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if action is not None:  # gymnasium's reset() steps once without an action
+            action = np.asarray(action)
+            if action.shape != (3,) or not np.isfinite(action).all():
+                raise ValueError(f"action is {action}: CarRacing needs three finite numbers, steer, gas and brake")
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, float(reward), terminated, truncated, info
+
+    def close(self) -> None:
+        self._painter = None  # the world is a cycle of references: its bitmaps need not wait until Python finds it
+        super().close()
+
+    def _render(self, mode: str) -> Any:
+        if mode != "state_pixels":
+            return super()._render(mode)
+        if not self._draw_fast:
+            return self._process(super()._render(mode))
+        if self._painter is None:
+            self._painter = TrackPainter(self.road_poly)
+        return self._process(self._painter.frame(self))
+
+
+def _register() -> None:
+    gymnasium.register(id="WorldModels/CarRacing-v0", entry_point="env.worlds.carracing:CarRacing", max_episode_steps=1000)
+
+
+_register()

@@ -1,0 +1,235 @@
+"""DoomTakeCover for the agent: ViZDoom's take_cover seen as 64x64 frames.
+
+Monsters at the far wall shoot fireballs; the player steps left and right to live. The scenario is ViZDoom's own, at its
+skill 4 (the level at which random play survives as long as in the paper), one tic a step. As in the original (doomrnn/
+doomreal.py) the status bar is drawn and cropped away, top 400 of 480 rows, and the rest resized to 64x64x3.
+
+Importing this module registers "WorldModels/TakeCover-v0".
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import vizdoom
+from gymnasium import spaces
+
+from env.worlds.frames import SIZE, process_as_original, shrink
+
+THRESHOLD = 1 / 3  # the action moves left below -1/3 and right above 1/3 (original: 0.3333)
+LEFT, STAY, RIGHT = [1, 0], [0, 0], [0, 1]  # the scenario's buttons: MOVE_LEFT, MOVE_RIGHT
+VIEW = 400 / 480  # the part of the rows above the status bar
+
+# Who draws: the screen's resolution, and how it is shrunk. At 400x300 the 64x64 frames differ from those of the original's
+# 640x480 by 1.5 of 255 on average (tests/test_doom.py) and cost a third; at 320x240 the status bar has another height, and
+# the view is shifted; below, walls begin to shimmer (2.7 at 200x150).
+SCREENS = {
+    "fast": (vizdoom.ScreenResolution.RES_400X300, 1.0),
+    "official": (vizdoom.ScreenResolution.RES_640X480, None),
+}
+
+# A killed parent would leave its engine running for ever, and an engine leaves _vizdoom where it stands. So it is started
+# through this: stand in a folder of its own, ask the kernel to be killed with the parent, and become the engine. (A shell
+# script, since a path with a space cannot stand in a script's first line.)
+STARTER = """#!/bin/sh
+exec {python} -IS -c {code} "$@"
+"""
+CODE = """
+import ctypes, os, signal, sys
+if sys.argv[1:] == [{probe!r}]: sys.exit()
+os.chdir({folder!r})
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() != {parent}: sys.exit("the parent is gone already")
+os.execv({engine!r}, [{engine!r}, *sys.argv[1:]])
+"""
+PROBE = "--can-it-start"
+
+CRASHES = (
+    vizdoom.ViZDoomErrorException,
+    vizdoom.ViZDoomUnexpectedExitException,
+    vizdoom.ViZDoomIsNotRunningException,
+    vizdoom.SharedMemoryException,
+    vizdoom.MessageQueueException,
+)
+
+
+class Engine:
+    """One running ViZDoom.
+
+    Args:
+        resolution: vizdoom.ScreenResolution.
+    """
+
+    def __init__(self, resolution: Any) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="take_cover_"))
+        game = vizdoom.DoomGame()
+        game.load_config(str(Path(vizdoom.scenarios_path) / "take_cover.cfg"))
+        game.set_doom_config_path("/dev/null")
+        starter = self._starter()
+        if starter:
+            game.set_vizdoom_path(str(starter))
+        game.set_screen_resolution(resolution)
+        game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+        game.set_render_hud(True)
+        game.set_window_visible(False)
+        game.set_sound_enabled(False)
+        game.set_episode_timeout(0)  # gymnasium's TimeLimit cuts episodes
+        self.game = game
+        try:
+            game.init()
+        finally:
+            # Both sides have opened and read all: what has no name any more cannot be left behind by a kill.
+            _forget_shared_memory()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _starter(self) -> Path | None:
+        """The script that starts the engine, or None where there can be none: ViZDoom would end the whole process."""
+        if sys.platform != "linux":
+            return None
+        path, engine = self._folder / "start", str(Path(vizdoom.__file__).with_name("vizdoom"))
+        code = CODE.format(probe=PROBE, folder=str(self._folder), parent=os.getpid(), engine=engine)
+        path.write_text(STARTER.format(python=shlex.quote(sys.executable), code=shlex.quote(code)))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        try:
+            subprocess.run([path, PROBE], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            warnings.warn(f"{path} cannot run ({error}): Doom's engines will outlive this process if it is killed", stacklevel=2)
+            return None
+        return path
+
+    def close(self) -> None:
+        """End the engine, and leave nothing behind."""
+        try:
+            self.game.close()
+        except CRASHES:
+            pass  # it is gone already
+
+
+def _forget_shared_memory() -> None:
+    """Take the names of this process' shared memory with its engines out of /dev/shm. It lives on until both are gone."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    for name in {line.split()[-1] for line in lines if "/dev/shm/ViZDoom" in line and not line.endswith("(deleted)")}:
+        Path(name).unlink(missing_ok=True)
+
+
+class TakeCover(gymnasium.Env):
+    """ViZDoom's take_cover with 64x64x3 uint8 observations.
+
+    Actions: float [1] in [-1, 1], left below -1/3, right above 1/3, else stay. Rewards: +1 a step. An episode ends with
+    the player's death (its last observation is black) or, by the registered limit, after 2100 steps. The same seed
+    and actions give the same episode, in a fresh engine or a used one; an engine that crashes is replaced, and plays the
+    episode again up to where it was.
+
+    Args:
+        render: "official" for the original's screen of 640x480, "fast" for 400x300.
+        frames: "plain" to crop and resize, "original" for the authors' processing of colours.
+        render_mode: "rgb_array" to have `render()` return the whole screen.
+
+    Raises:
+        ValueError: on an unknown `render` or `frames`, and on actions that are not one finite number.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 35}
+    _engine: Engine | None = None
+
+    def __init__(self, render: str = "fast", frames: str = "plain", render_mode: str | None = None) -> None:
+        if render not in SCREENS:
+            raise ValueError(f"render is {render!r}: choose 'fast' or 'official'")
+        if frames not in ("plain", "original"):
+            raise ValueError(f"frames is {frames!r}: choose 'plain' or 'original'")
+        self._resolution, self._gap = SCREENS[render]
+        self._original = frames == "original"
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self._seed = 0
+        self._played: list[list[int]] = []  # this episode's buttons, to play it again
+        self._screen: np.ndarray | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._seed = int(self.np_random.integers(2**31))
+        self._played = []
+        try:
+            self._begin()
+        except CRASHES:
+            self._replay()
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        action = np.asarray(action)
+        if action.shape != (1,) or not np.isfinite(action).all():
+            raise ValueError(f"action is {action}: TakeCover needs one finite number, left below -1/3 and right above 1/3")
+        buttons = LEFT if action[0] < -THRESHOLD else RIGHT if action[0] > THRESHOLD else STAY
+        try:
+            self._play(buttons)
+        except CRASHES:
+            self._replay()
+            self._play(buttons)
+        self._played.append(buttons)
+        done = self._game.is_episode_finished()
+        return self._observe(), 1.0, done, False, {}
+
+    def render(self) -> Any:
+        """The whole screen, uint8 [H, W, 3]."""
+        return self._screen
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def __del__(self) -> None:
+        if sys is not None and not sys.is_finalizing():
+            self.close()
+
+    @property
+    def _game(self) -> Any:
+        if self._engine is None:
+            self._engine = Engine(self._resolution)
+        return self._engine.game
+
+    def _begin(self) -> None:
+        self._game.set_seed(self._seed)
+        self._game.new_episode()
+
+    def _play(self, buttons: list[int]) -> None:
+        self._game.make_action(buttons, 1)
+
+    def _replay(self) -> None:
+        """Replace a crashed engine and play the episode up to where it was. A second crash in a row is the caller's."""
+        self.close()
+        time.sleep(0.1)
+        self._begin()
+        for buttons in self._played:
+            self._play(buttons)
+
+    def _observe(self) -> np.ndarray:
+        state = self._game.get_state()
+        if state is None:  # dead: ViZDoom has no picture of that
+            assert self._screen is not None
+            self._screen = np.zeros_like(self._screen)
+        else:
+            self._screen = np.array(state.screen_buffer)
+        view = self._screen[: round(len(self._screen) * VIEW)]
+        return process_as_original(view) if self._original else shrink(view, self._gap)
+
+
+def _register() -> None:
+    gymnasium.register(id="WorldModels/TakeCover-v0", entry_point="env.worlds.doom:TakeCover", max_episode_steps=2100)
+
+
+_register()

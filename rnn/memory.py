@@ -1,0 +1,141 @@
+"""The contract of a memory, M: all that the rest of the program knows of it.
+
+A memory's state is a nest of tensors [B, ...] that only the memory opens; others hand it on, or treat each tensor of it alike
+(`tf.nest.map_structure`). x is what the world shows, as V gives it: z, a sample of its posterior. In a drawing, where s is the state:
+
+    s_0 = initial(x_0)      a_0 = C(features(s_0))      s_1 = observe(s_0, a_0, x_1)                           in the world
+                                                        s_1, reward_0, goes_on_0 = imagine(s_0, a_0)           in the dream
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from env.run.errors import UserError
+from env.run.files import load_arrays
+from env.run.settings import Settings
+from env.run.weights import assign_weights
+from env.tasks import Task
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+State = Any  # a nest of tensors [B, ...]
+
+
+class Imagined(NamedTuple):
+    """M's answer to an action.
+
+    Attributes:
+        state: the next one.
+        reward: float32 [B].
+        goes_on: the probability that the episode does, float32 [B]. A dream ends where it is below one half.
+    """
+
+    state: State
+    reward: tf.Tensor
+    goes_on: tf.Tensor
+
+
+class Batch(NamedTuple):
+    """What M learns from at a step, numpy arrays or tensors.
+
+    Attributes:
+        mu, logvar: V's posterior of each frame, float16 [B, T, z_size].
+        action: the action taken after each frame, float32 [B, T, A]; the last one leads out of the batch.
+        first: 1 where a frame is its episode's first, else 0, float32 [B, T].
+        fresh: whether the state before it is that of no episode instead of the last batch's, bool [].
+    """
+
+    mu: Any
+    logvar: Any
+    action: Any
+    first: Any
+    fresh: Any
+
+
+class Memory(Protocol):
+    """A memory, of B episodes side by side. It is a Keras model, too.
+
+    Attributes:
+        z_size: size of z.
+        initial_noise, observe_noise, imagine_noise: standard normal numbers that these take for each episode.
+        sample_noise: those that `loss_terms` takes for each frame.
+    """
+
+    z_size: int
+    initial_noise: int
+    observe_noise: int
+    imagine_noise: int
+    sample_noise: int
+
+    def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
+        """The state at the start of episodes that show x float32 [B, z_size] first; noise float32 [B, initial_noise]."""
+
+    def observe(self, state: State, action: tf.Tensor, x: tf.Tensor, noise: tf.Tensor) -> State:
+        """The next state, when the world answered the action [B, A] with x [B, z_size]; noise [B, observe_noise]."""
+
+    def imagine(self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, noise: tf.Tensor) -> Imagined:
+        """M itself invents the answer to the action, at temperature tau > 0; noise [B, imagine_noise]."""
+
+    def features(self, state: State, names: str) -> tf.Tensor:
+        """What C sees of the state, float32 [B, F]; `names` is the setting controller.features."""
+
+    def feature_size(self, names: str) -> int:
+        """F."""
+
+    def latent(self, state: State) -> tf.Tensor:
+        """The z that V decodes to a picture of the state, float32 [B, z_size]."""
+
+    def blank(self, rows: int) -> Any:
+        """What is carried from batch to batch of a stream (`loss_terms`), before there was any: a nest of tensors [rows, ...]."""
+
+    def loss_terms(self, batch: Batch, noise: tf.Tensor, carried: Any = None) -> tuple[dict[str, tf.Tensor], Any]:
+        """The training loss of a batch, "loss", and its parts, as scalars; and what to carry to the batch that follows.
+
+        Args:
+            batch: what to learn from.
+            noise: standard normal float32 [B, T, sample_noise].
+            carried: what the last call of a stream gave; None for nothing.
+        """
+
+
+def make_memory(task: Task, settings: Settings, dtype: str) -> Memory:
+    """The M that the settings describe, with fresh weights."""
+    from rnn.rnn import MDNRNN
+
+    rnn = settings.rnn
+    return MDNRNN(
+        settings.vae.z_size, task.actions.size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, task.step_reward, dtype
+    )
+
+
+def memory_meta(task: Task, settings: Settings) -> dict[str, Any]:
+    """What a weights file of M says of its shape."""
+    rnn = settings.rnn
+    shape = {"z_size": settings.vae.z_size, "units": rnn.units, "mixtures": rnn.mixtures, "restart": rnn.restart}
+    return {"model": "rnn", "task": task.name} | shape
+
+
+def load_memory(path: Path, task: Task, settings: Settings, dtype: str = "float32") -> Memory:
+    """An M from a weights file.
+
+    Raises:
+        UserError: the file is missing, damaged, a pickle, or of another z size, number of units and so on than the settings say.
+    """
+    arrays, meta = load_arrays(path)
+    for key, value in memory_meta(task, settings).items():
+        if meta.get(key, value) != value:
+            raise UserError(f"M in {path} has {key} {meta[key]}, this run needs {value}: take the M of a run that fits")
+    model = make_memory(task, settings, dtype)
+    assign_weights(path, arrays, model)
+    return model
+
+
+def as_batch(mu: np.ndarray, logvar: np.ndarray, action: np.ndarray, first: np.ndarray | None = None) -> Batch:
+    """A batch of sequences of their own, of which no frame is an episode's first unless `first` says so."""
+    nowhere = np.zeros(np.shape(mu)[:2], np.float32)
+    return Batch(mu, logvar, action, nowhere if first is None else first, np.array(True))
