@@ -25,9 +25,10 @@ def gate(gates: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tuple[tf
 class LSTM(keras.layers.Layer):
     """One LSTM layer.
 
-    One kernel [input + units, 4 * units] in gate order i, j, f, o and a bias [4 * units] starting at zero, with 1 added to
-    the forget gate (TF1's LayerNormBasicLSTMCell without layer norm). Keras' own LSTM computes the same function, but keeps
-    two kernels, other gate order and other initialisers, and cannot forget in mid-sequence.
+    One kernel [input + units, 4 * units] in gate order i, j, f, o and a bias [4 * units], with 1 added to the forget gate (TF1's
+    LayerNormBasicLSTMCell without layer norm). Both start glorot-uniform: what TF1 does with a variable, the bias too, that names no
+    initialiser (original rnn/rnn.py). Keras' own LSTM computes the same function, but keeps two kernels, other gate order and other
+    initialisers, and cannot forget in mid-sequence.
 
     Args:
         inputs: size of the input.
@@ -40,7 +41,7 @@ class LSTM(keras.layers.Layer):
         self.inputs, self.units = inputs, units
         self._compute = tf.bfloat16 if dtype == "mixed_bfloat16" else tf.float32
         self.kernel = self.add_weight(shape=(inputs + units, 4 * units), initializer="glorot_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(4 * units,), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(4 * units,), initializer="glorot_uniform", name="bias")
 
     def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The next h and c after the input x [B, inputs]."""

@@ -1,8 +1,8 @@
 """CarRacing for the agent: gymnasium's CarRacing-v3 seen as 64x64 frames.
 
 Physics, rewards, tracks and seeds are gymnasium's, untouched. What differs is the observation: the original crops the
-indicator bar (rows 84..95) away and resizes to 64x64x3 (original carracing/env.py), and the frames come from our own,
-much faster drawing (`render="fast"`) unless gymnasium's is asked for (`render="official"`).
+indicator bar (rows 84..95) away and resizes to 64x64x3 (original carracing/env.py). With `render="official"` the frames are
+gymnasium's own to the bit, with `render="fast"` nearly so, and many times faster to draw (env/worlds/drawing.py).
 
 Importing this module registers "WorldModels/CarRacing-v0".
 """
@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.box2d.car_racing import CarRacing as GymnasiumCarRacing
 
-from env.worlds.drawing import ROWS, TrackPainter
+from env.worlds.drawing import ROWS, ExactPainter, TrackPainter
 from env.worlds.frames import SIZE, process_as_original
 
 
@@ -33,6 +33,7 @@ def process(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture[:ROWS], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
 
+_PAINTERS = {"fast": TrackPainter, "official": ExactPainter}
 _PROCESS = {"plain": process, "original": lambda picture: process_as_original(picture[:ROWS])}
 
 
@@ -44,7 +45,7 @@ class CarRacing(GymnasiumCarRacing):
     ends only when every tile was visited, off the playfield, or (by the registered limit) after 1000 steps.
 
     Args:
-        render: "fast" for our own drawing of the observations, "official" for gymnasium's.
+        render: "fast" for our own drawing of the observations, "official" for gymnasium's, bit by bit.
         frames: "plain" to crop and resize, "original" for the authors' processing of colours.
         render_mode: gymnasium's; what `render()` returns is always gymnasium's own large picture.
 
@@ -53,14 +54,14 @@ class CarRacing(GymnasiumCarRacing):
     """
 
     def __init__(self, render: str = "fast", frames: str = "plain", render_mode: str | None = None) -> None:
-        if render not in ("fast", "official"):
+        if render not in _PAINTERS:
             raise ValueError(f"render is {render!r}: choose 'fast' or 'official'")
         if frames not in _PROCESS:
             raise ValueError(f"frames is {frames!r}: choose 'plain' or 'original'")
         super().__init__(render_mode=render_mode, lap_complete_percent=1.0)
-        self._draw_fast = render == "fast"
+        self._make_painter = _PAINTERS[render]
         self._process = _PROCESS[frames]
-        self._painter: TrackPainter | None = None
+        self._painter: TrackPainter | ExactPainter | None = None
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -82,10 +83,8 @@ class CarRacing(GymnasiumCarRacing):
     def _render(self, mode: str) -> Any:
         if mode != "state_pixels":
             return super()._render(mode)
-        if not self._draw_fast:
-            return self._process(super()._render(mode))
         if self._painter is None:
-            self._painter = TrackPainter(self.road_poly)
+            self._painter = self._make_painter(self)
         return self._process(self._painter.frame(self))
 
 
