@@ -17,6 +17,7 @@ import tensorflow as tf
 from controller.policy import Policy
 from env.actions import Actions
 from env.rollout import Job, episode_rng
+from env.run.compute import steady_sizes
 from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
 from env.run.settings import Settings
@@ -27,6 +28,9 @@ from rnn.memory import Memory, State, load_memory
 from vae.vae import ConvVAE, load_vae
 
 SHAPE = ("features", "hidden", "bias", "world", "temperature")  # the settings of C that its file keeps
+
+
+TRIED_STEPS = 8  # to find out whether this CPU treats all slots alike
 
 
 class Agent:
@@ -49,15 +53,48 @@ class Agent:
         self._actions, self.vae, self.memory = actions, vae, memory
         self._feature_names, self._max_steps = feature_names, max_steps
         self.candidates = np.zeros((1, policy.size), np.float32)
+        self._size = [vae.z_size, max(memory.initial_noise, memory.observe_noise)]
         self._params = np.zeros((slots, policy.size), np.float32)
         # For each step: V's sample, then what M takes to observe it (at the first step, to begin with it).
-        self._sizes = [vae.z_size, max(memory.initial_noise, memory.observe_noise)]
-        self._noise = np.zeros((slots, max_steps, sum(self._sizes)), np.float32)
+        self._noise = np.zeros((slots, max_steps, sum(self._size)), np.float32)
         self._time = np.zeros(slots, np.int64)
-        self._state = memory.initial(tf.zeros((slots, vae.z_size)), tf.zeros((slots, memory.initial_noise)))
-        self._action = tf.zeros((slots, actions.size))
-        self._encode = vae.fixed_encoder(slots)
+        for rows in steady_sizes(slots):
+            self._build(rows)
+            if self._is_steady():
+                break
+        self._forget()
+
+    def _build(self, rows: int) -> None:
+        """Compile the step for so many rows, of which the slots are the first."""
+        self._rows = rows
+        self._encode = self.vae.fixed_encoder(rows)
         self._compiled = tf.function(self._step)
+
+    def _forget(self) -> None:
+        """No slot has seen or done anything."""
+        blank = tf.zeros((self._rows, self.memory.initial_noise))
+        self._state = self.memory.initial(tf.zeros((self._rows, self.vae.z_size)), blank)
+        self._action = tf.zeros((self._rows, self._actions.size))
+
+    def _is_steady(self) -> bool:
+        """Whether what an episode does is the same to the bit in any slot, on this CPU: some steps, with rows in several orders.
+        Several, because in bfloat16 most differences are rounded away."""
+        rng, rows = np.random.default_rng(0), self._rows
+        frames = rng.integers(0, 256, (TRIED_STEPS, rows, 64, 64, 3), np.uint8)
+        noise = rng.standard_normal((TRIED_STEPS, rows, sum(self._size)), np.float32)
+        params = rng.standard_normal((rows, self.policy.size), np.float32)
+
+        def play(order: np.ndarray) -> list[np.ndarray]:
+            self._forget()
+            state, action = self._state, self._action
+            for step in range(TRIED_STEPS):
+                fresh = np.full(rows, step == 0)
+                state, action = self._compiled(frames[step][order], noise[step][order], params[order], fresh, state, action)
+            return [part.numpy() for part in tf.nest.flatten((state, action))]
+
+        expected = play(np.arange(rows))
+        orders = [np.arange(rows)[::-1], *(rng.permutation(rows) for _ in range(3))]
+        return all(np.array_equal(a[order], b) for order in orders for a, b in zip(expected, play(order)))
 
     def set_candidates(self, candidates: np.ndarray) -> None:
         """The parameter vectors [n, size] that jobs name by `candidate`."""
@@ -71,19 +108,26 @@ class Agent:
 
     def act(self, frames: np.ndarray) -> np.ndarray:
         noise = self._noise[np.arange(self.slots), np.minimum(self._time, self._max_steps - 1)]
-        self._state, self._action = self._compiled(frames, noise, self._params, self._time == 0, self._state, self._action)
+        inputs = (self._padded(part) for part in (frames, noise, self._params, self._time == 0))
+        self._state, self._action = self._compiled(*inputs, self._state, self._action)
         self._time += 1
-        return self._action.numpy()
+        return self._action.numpy()[: self.slots]
+
+    def _padded(self, array: np.ndarray) -> np.ndarray:
+        """An array of the slots as one of all rows."""
+        if self._rows == self.slots:
+            return array
+        return np.concatenate([array, np.zeros((self._rows - self.slots, *array.shape[1:]), array.dtype)])
 
     def acted(self, actions: np.ndarray) -> None:
         """Tell M that other actions [slots, A] were taken than those that `act` answered."""
-        self._action = tf.constant(actions, tf.float32)
+        self._action = tf.constant(self._padded(np.asarray(actions, np.float32)))
 
     def _step(
         self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor
     ) -> tuple[State, tf.Tensor]:
         mu, logvar = self._encode(frames)
-        noise, own = tf.split(noise, self._sizes, axis=1)
+        noise, own = tf.split(noise, self._size, axis=1)
         z, memory = self.vae.sample(mu, logvar, noise), self.memory
         started = memory.initial(z, own[:, : memory.initial_noise])
         went_on = memory.observe(state, action, z, own[:, : memory.observe_noise])
@@ -94,7 +138,7 @@ class Agent:
     @property
     def latents(self) -> np.ndarray:
         """The present z of each slot, as V decodes it: float32 [slots, z_size]."""
-        return self.memory.latent(self._state).numpy()
+        return self.memory.latent(self._state).numpy()[: self.slots]
 
 
 def _like(mask: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:

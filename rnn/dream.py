@@ -25,7 +25,9 @@ from rnn.memory import Memory, State
 from vae.vae import ConvVAE
 
 BLOCK = 25  # steps of all lanes between two looks at which have ended
-WIDTH = 16  # lanes come in multiples of this, so that a lane's numbers do not depend on how many there are
+# Lanes come in multiples of this, so that a lane's numbers do not depend on its place or on how many there are: products take 6 rows
+# at a time with AVX2, 16 with AVX-512 (env/run/compute.py, steady_sizes).
+WIDTH = 48
 
 Act = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -101,8 +103,8 @@ class Dream(gymnasium.Env):
         super().reset(seed=seed)
         self._rng = dream_rng(int(self.np_random.integers(2**31)) if seed is None else seed)
         first = self._beginnings.sample(self._rng)
-        noise = self._rng.standard_normal((1, self._memory.initial_noise), np.float32)
-        self._state = self._memory.initial(tf.constant(first[None]), tf.constant(noise))
+        noise = self._rng.standard_normal(self._memory.initial_noise, np.float32)
+        self._states = self._memory.initial(_alike(first), _alike(noise))
         self._steps = 0
         return self._observe(), {}
 
@@ -110,22 +112,27 @@ class Dream(gymnasium.Env):
         action = np.asarray(action, np.float32)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise ValueError(f"action is {action}: this dream needs finite numbers of shape {self.action_space.shape}")
-        noise = self._rng.standard_normal((1, self._memory.imagine_noise), np.float32)
+        noise = self._rng.standard_normal(self._memory.imagine_noise, np.float32)
         temperature = tf.constant(self.temperature, tf.float32)
-        self._state, reward, goes_on = self._imagine(self._state, tf.constant(action[None]), temperature, tf.constant(noise))
+        self._states, reward, goes_on = self._imagine(self._states, _alike(action), temperature, _alike(noise))
         self._steps += 1
         return self._observe(), float(reward[0]), bool(goes_on[0] < 0.5), self._steps >= self._max_steps, {}
 
     @property
     def state(self) -> State:
-        """M's state, of one lane."""
-        return self._state
+        """M's state, a nest of tensors [1, ...]."""
+        return tf.nest.map_structure(lambda part: part[:1], self._states)
 
     def _observe(self) -> np.ndarray:
-        return self._memory.features(self._state, self._feature_names).numpy()[0]
+        return self._memory.features(self.state, self._feature_names).numpy()[0]
 
     def render(self) -> Any:
-        return np.rint(self._decode(self._memory.latent(self._state)).numpy()[0] * 255).astype(np.uint8)
+        return np.rint(self._decode(self._memory.latent(self.state)).numpy()[0] * 255).astype(np.uint8)
+
+
+def _alike(row: np.ndarray) -> tf.Tensor:
+    """WIDTH times the same row: the one dream is computed as lanes are, and so to the same bits."""
+    return tf.constant(np.repeat(row[None], WIDTH, axis=0))
 
 
 class DreamLanes:

@@ -31,8 +31,8 @@ from collections.abc import Callable
 
 from env.run.command import run_command
 from env.run.compute import available_cores, limit_threads
-from env.run.files import write_json
 from env.run.errors import UserError
+from env.run.files import write_json
 from env.run.flags import OneLineParser
 from tests import bench_commands, bench_growth, bench_play
 from tests.benches.data import Data

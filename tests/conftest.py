@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from env.run.compute import limit_threads  # noqa: E402
-from env.tasks import Settings, get_task  # noqa: E402
+from env.run.settings import Settings
+from env.tasks import get_task  # noqa: E402
 
 limit_threads()
 
@@ -34,7 +35,7 @@ def tiny(task) -> Settings:
         world=dataclasses.replace(smoke.world, max_steps=40),
         extract=dataclasses.replace(smoke.extract, episodes=4),
         rnn=dataclasses.replace(smoke.rnn, window=20, steps=4),
-        controller=dataclasses.replace(smoke.controller, population=4, episodes=2, seed_groups=2, eval_episodes=3, slots=2),
+        controller=dataclasses.replace(smoke.controller, population=4, episodes=2, sharing=2, eval_episodes=3, slots=2),
     )
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from controller.agent import Agent, make_policy
 from env.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters, random_player
-from env.rollout import Job, Worlds, episode_rng, episode_seed, make_world, rollout
+from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_rng, episode_seed, make_world, rollout
 from env.tasks import get_task
-from rnn.rnn import MDNRNN, make_rnn
+from rnn.memory import make_memory
+from rnn.rnn import MDNRNN
 from vae.vae import ConvVAE
 
 STEPS = 25
@@ -31,14 +32,22 @@ def settings(task):
 
 
 @pytest.fixture(scope="module")
-def candidates(task, settings):
-    return 0.3 * np.random.default_rng(0).standard_normal((3, make_policy(task, settings).size))
+def candidates(task, settings, models):
+    return 0.3 * np.random.default_rng(0).standard_normal((3, make_policy(task, settings, models[1]).size))
 
 
 def make_agent(task, settings, models, candidates, slots):
-    agent = Agent(task, *models, make_policy(task, settings), "zh", slots, STEPS)
+    agent = Agent(task.actions, *models, make_policy(task, settings, models[1]), "zh", slots, STEPS)
     agent.set_candidates(candidates)
     return agent
+
+
+def record(task, settings, player, jobs, **options):
+    """Play and keep the frames."""
+    worlds = Worlds.of(task, getattr(settings, "world", settings))
+    results = list(rollout(WorldLanes(worlds, player, record=True, **options), jobs))
+    worlds.close()
+    return results
 
 
 def sigmoid(x):
@@ -49,7 +58,7 @@ def test_the_loop_is_the_papers(task, settings, models, candidates):
     """Against a plain numpy loop of section 2.4: sample z, act on [z, h], step the world, then move h with z and a."""
     vae, rnn = models
     job = Job(0, 1, 123)
-    [result] = rollout(Worlds(task, settings.world), make_agent(task, settings, models, candidates, 1), [job], record=True)
+    [result] = record(task, settings, make_agent(task, settings, models, candidates, 1), [job])
     kernel, bias = rnn.lstm.kernel.numpy(), rnn.lstm.bias.numpy()
     params = candidates[1].astype(np.float32)
     noise = episode_rng(123).standard_normal((STEPS, 32), np.float32)
@@ -81,11 +90,11 @@ def test_an_episode_does_not_depend_on_its_slot_or_its_neighbours(task, settings
     slots may: products of other sizes round otherwise. So it is a setting, the same on all ranks.)"""
     vae = ConvVAE(32, dtype=dtype)
     vae.set_weights(models[0].get_weights())
-    jobs, worlds = [Job(i, i % 3, episode_seed(7, i)) for i in range(slots + 3)], Worlds(task, settings.world)
+    jobs = [Job(i, i % 3, episode_seed(7, Purpose.PLAY, i)) for i in range(slots + 3)]
     agent = make_agent(task, settings, (vae, models[1]), candidates, slots)
 
     def play(jobs):
-        return {r.job.index: r for r in rollout(worlds, agent, jobs, record=True)}
+        return {r.job.index: r for r in record(task, settings, agent, jobs)}
 
     alone, together = play(jobs[:1] + jobs[-1:]), play(jobs[::-1])
     for index, result in alone.items():
@@ -98,11 +107,11 @@ def test_an_episode_does_not_depend_on_its_slot_or_its_neighbours(task, settings
 @pytest.mark.parametrize(("names", "hidden", "size"), [("z", 0, 99), ("z", 40, 1443), ("zc", 0, 867), ("zch", 0, 1635)])
 def test_other_features_and_a_hidden_layer_drive_too(task, settings, models, names, hidden, size):
     c = dataclasses.replace(settings.controller, features=names, hidden=hidden)
-    policy = make_policy(task, dataclasses.replace(settings, controller=c))
+    policy = make_policy(task, dataclasses.replace(settings, controller=c), models[1])
     assert policy.size == size
-    agent = Agent(task, *models, policy, names, 2, STEPS)
+    agent = Agent(task.actions, *models, policy, names, 2, STEPS)
     agent.set_candidates(np.random.default_rng(0).standard_normal((1, size)))
-    results = list(rollout(Worlds(task, settings.world), agent, [Job(i, 0, i) for i in range(2)], record=True))
+    results = (record(task, settings, agent, [Job(i, 0, i) for i in range(2)]))
     assert [r.length for r in results] == [STEPS, STEPS]
     assert all(np.ptp(r.episode["action"][:, 0]) > 0 for r in results)
 
@@ -120,13 +129,15 @@ def test_the_agent_samples_z(task, settings, models, candidates):
 
 
 def test_recorded_episodes_pair_a_frame_with_the_action_taken_on_it(task, settings):
-    [result] = rollout(Worlds(task, settings.world), RandomPolicy(task, 32), [Job(0, 0, 5)], record=True)
+    [result] = record(task, settings, RandomPolicy(task, 32), [Job(0, 0, 5)])
     episode, world = result.episode, make_world(task, settings.world)
     frame, _ = world.reset(seed=5)
     for t in range(result.length):
         np.testing.assert_array_equal(episode["obs"][t], frame)
         frame, reward, done, *_ = world.step(episode["action"][t])
         assert (episode["reward"][t], episode["done"][t]) == (np.float32(reward), done)
+    assert len(episode["obs"]) == result.length + 1
+    np.testing.assert_array_equal(episode["obs"][-1], frame)
 
 
 def test_going_past_done_is_the_recorders_choice(task, settings):
@@ -142,8 +153,8 @@ def test_going_past_done_is_the_recorders_choice(task, settings):
         def act(self, frames):
             return np.array([[0.0, 0.3, 0.0]], np.float32)
 
-    [stopped] = rollout(Worlds(task, world), StraightOn(), [Job(0, 0, 1)])
-    [went_on] = rollout(Worlds(task, world), StraightOn(), [Job(0, 0, 1)], past_done=True)
+    [stopped] = record(task, world, StraightOn(), [Job(0, 0, 1)])
+    [went_on] = record(task, world, StraightOn(), [Job(0, 0, 1)], past_done=True)
     assert stopped.length < 400
     assert went_on.length == 400
     assert went_on.score < stopped.score
@@ -153,7 +164,7 @@ def test_the_random_policy_is_the_authors_agent_with_cauchy_weights(task, settin
     """The full agent, V and M with Cauchy weights times s / 10,000 as the authors' loaders leave them, acts the same."""
     seed = 9
     job = Job(0, 0, seed)
-    [expected] = rollout(Worlds(task, settings.world), RandomPolicy(task, 32), [job], record=True)
+    [expected] = record(task, settings, RandomPolicy(task, 32), [job])
     rng = np.random.default_rng(0)
     vae, rnn = ConvVAE(32), MDNRNN()
     for variable in (*vae.weights, *rnn.weights):
@@ -168,8 +179,8 @@ def test_the_random_policy_is_the_authors_agent_with_cauchy_weights(task, settin
             super().begin(slot, job)
             self._noise[slot] = own.standard_normal((STEPS, 32), np.float32)
 
-    full = FullAgent(task, vae, rnn, make_policy(task, settings), "zh", 1, STEPS)
-    [result] = rollout(Worlds(task, settings.world), full, [job], record=True)
+    full = FullAgent(task.actions, vae, rnn, make_policy(task, settings, rnn), "zh", 1, STEPS)
+    [result] = record(task, settings, full, [job])
     np.testing.assert_allclose(result.episode["action"], expected.episode["action"], atol=5e-3)
 
 
@@ -187,15 +198,13 @@ def test_dooms_loop_is_the_papers():
     doom = get_task("doom")
     settings = dataclasses.replace(doom.scales["smoke"], world=dataclasses.replace(doom.scales["smoke"].world, max_steps=20))
     keras.utils.set_random_seed(3)
-    vae, rnn = ConvVAE(64), make_rnn(doom, settings, "float32")
-    policy = make_policy(doom, settings)
+    vae, rnn = ConvVAE(64), make_memory(doom, settings, "float32")
+    policy = make_policy(doom, settings, rnn)
     assert policy.size == 1088
     params = np.random.default_rng(0).standard_normal((1, policy.size)) * 0.5
-    agent = Agent(doom, vae, rnn, policy, settings.controller.features, 2, 20)
+    agent = Agent(doom.actions, vae, rnn, policy, settings.controller.features, 2, 20)
     agent.set_candidates(params)
-    worlds = Worlds(doom, settings.world)
-    [result] = rollout(worlds, agent, [Job(0, 0, 4)], record=True)
-    worlds.close()
+    [result] = record(doom, settings, agent, [Job(0, 0, 4)])
     kernel, bias = rnn.lstm.kernel.numpy(), rnn.lstm.bias.numpy()
     noise = episode_rng(4).standard_normal((20, 64), np.float32)
     h, c = np.zeros(512), np.zeros(512)

@@ -12,8 +12,9 @@ from conftest import ROOT, run_python
 
 from env.run.files import save_arrays
 from env.run.rundir import Run
+from env.run.weights import save_weights
 from env.tasks import get_task
-from vae.vae import ConvVAE, save_weights
+from vae.vae import ConvVAE
 
 COMMANDS = [
     "controller/pipeline.py",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -12,20 +11,19 @@ import tensorflow as tf
 from gymnasium.utils.env_checker import check_env
 
 from controller.policy import Policy
-from env.run.files import save_arrays
+from env.actions import Continuous
+from env.rollout import Job, rollout
 from env.run.errors import UserError
+from env.run.files import save_arrays
+from env.tasks import get_task
 from rnn.dream import BLOCK, Beginnings, Dream, DreamLanes, dream_rng
-from rnn.rnn import MDNRNN, features
+from rnn.rnn import MDNRNN
 from vae.vae import ConvVAE
 
 Z, UNITS = 16, 32
+NONE = tf.zeros((1, 0))  # the noise that this M takes where it invents nothing
+ONE = Continuous((1.0,), (0.0,), (-1.0,), (1.0,))
 POLICY = Policy(Z + 2 * UNITS, 1, bias=False)
-
-
-class Job(NamedTuple):
-    index: int
-    candidate: int
-    seed: int
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +57,13 @@ def lanes(model, beginnings, temperature=1.1, max_steps=200, count=64):
     return DreamLanes(model, beginnings, POLICY.act, "zch", temperature, max_steps, count)
 
 
+def play(lanes, candidates, jobs):
+    lanes.set_candidates(candidates)
+    return rollout(lanes, jobs)
+
+
 def make_dream(model, beginnings, temperature=1.1, max_steps=200):
-    return Dream(ConvVAE(Z), model, beginnings, "zch", temperature, max_steps, [-1.0], [1.0])
+    return Dream(ConvVAE(Z), model, beginnings, "zch", temperature, max_steps, ONE)
 
 
 def jobs(count, candidate=None):
@@ -113,7 +116,7 @@ def test_dreams_start_from_recorded_first_frames(model):
 def test_one_dream_and_lanes_dream_the_same(model, beginnings, candidates):
     """Episode by episode, from the same seeds: what C is trained in is what is shown, played and scored."""
     dream = make_dream(model, beginnings)
-    together = by_index(lanes(model, beginnings).play(candidates, jobs(24)))
+    together = by_index(play(lanes(model, beginnings), candidates, jobs(24)))
     alone = [walk(dream, candidates[job.candidate], job.seed)[1:] for job in jobs(24)]
     assert together == alone
     assert len({length for _, length in alone}) > 8
@@ -123,7 +126,7 @@ def test_one_dream_and_lanes_have_the_same_distribution(model, beginnings, candi
     """From different seeds, so that only the distributions are compared: mean length within 4 standard errors."""
     dream = make_dream(model, beginnings)
     alone = np.array([walk(dream, candidates[0], 50_000 + i)[2] for i in range(150)])
-    together = np.array([r.length for r in lanes(model, beginnings).play(candidates, jobs(1500, candidate=0))])
+    together = np.array([r.length for r in play(lanes(model, beginnings), candidates, jobs(1500, candidate=0))])
     error = np.sqrt(alone.var() / len(alone) + together.var() / len(together))
     assert abs(alone.mean() - together.mean()) < 4 * error
     assert 0.7 < alone.std() / together.std() < 1.4
@@ -131,36 +134,37 @@ def test_one_dream_and_lanes_have_the_same_distribution(model, beginnings, candi
 
 @pytest.mark.parametrize("count", [16, 32, 48, 128, 400])
 def test_a_dream_does_not_depend_on_lanes_or_neighbours(model, beginnings, candidates, count):
-    expected = by_index(lanes(model, beginnings, count=64).play(candidates, jobs(100)))
-    assert by_index(lanes(model, beginnings, count=count).play(candidates, jobs(100))) == expected
-    assert by_index(lanes(model, beginnings, count=count).play(candidates, jobs(100)[90:])) == expected[90:]
+    expected = by_index(play(lanes(model, beginnings, count=64), candidates, jobs(100)))
+    assert by_index(play(lanes(model, beginnings, count=count), candidates, jobs(100))) == expected
+    assert by_index(play(lanes(model, beginnings, count=count), candidates, jobs(100)[90:])) == expected[90:]
 
 
 def test_every_job_is_dreamt_once_and_ends_at_the_limit_at_last(model, beginnings, candidates):
-    results = list(lanes(model, beginnings, max_steps=60).play(candidates, jobs(200)))
+    results = list(play(lanes(model, beginnings, max_steps=60), candidates, jobs(200)))
     assert sorted(r.job.index for r in results) == list(range(200))
     lengths = np.array([r.length for r in results])
     assert lengths.min() >= 1
     assert lengths.max() == 60 != BLOCK
     assert (lengths < 60).any()
     assert all(r.score == r.length for r in results)  # +1 a step
-    assert list(lanes(model, beginnings).play(candidates, [])) == []
+    assert list(play(lanes(model, beginnings), candidates, [])) == []
 
 
 def test_death_comes_when_it_is_likelier_than_not_and_is_not_sampled(model):
-    """done is the logit above zero, at any temperature and for any noise."""
+    """It is the logit above zero, at any temperature and for any noise."""
     rng = np.random.default_rng(0)
-    state = model.initial(tf.constant(rng.standard_normal((200, Z)), tf.float32))
+    state = model.initial(tf.constant(rng.standard_normal((200, Z)), tf.float32), NONE)
     action = tf.constant(rng.uniform(-1, 1, (200, 1)), tf.float32)
     for _ in range(5):
-        state = model.observe(state, action, tf.constant(rng.standard_normal((200, Z)) * 3, tf.float32))
+        state = model.observe(state, action, tf.constant(rng.standard_normal((200, Z)) * 3, tf.float32), NONE)
     h, _ = model.advance(state, action)
     logit = model.output_layer(h).numpy()[:, 0]
     assert (logit > 0).any() and (logit < 0).any()
     for temperature in (0.1, 3.0):
-        noise = tf.constant(rng.standard_normal((200, model.noise_size)), tf.float32)
-        after, reward, done = model.imagine(state, action, temperature, noise)
-        np.testing.assert_array_equal(done, logit > 0)
+        noise = tf.constant(rng.standard_normal((200, model.imagine_noise)), tf.float32)
+        after, reward, goes_on = model.imagine(state, action, temperature, noise)
+        np.testing.assert_array_equal(goes_on < 0.5, logit > 0)
+        np.testing.assert_allclose(goes_on, 1 / (1 + np.exp(logit)), atol=1e-6)
         np.testing.assert_array_equal(after.restart[:, 0], logit > 0)
         assert (reward.numpy() == 1.0).all()
 
@@ -171,7 +175,7 @@ def test_temperature_spreads_dreams(model, beginnings):
         dream = make_dream(model, beginnings, temperature)
         dream.reset(seed=3)
         state = dream.state
-        noise = tf.constant(np.random.default_rng(1).standard_normal((500, model.noise_size)), tf.float32)
+        noise = tf.constant(np.random.default_rng(1).standard_normal((500, model.imagine_noise)), tf.float32)
         many = type(state)(*(tf.repeat(part, 500, axis=0) for part in state))
         after, _, _ = model.imagine(many, tf.zeros((500, 1)), temperature, noise)
         spreads.append(after.z.numpy().std(axis=0).mean())
@@ -183,7 +187,7 @@ def test_a_dream_without_restart_has_no_end_and_no_reward_of_its_own():
     keras.utils.set_random_seed(0)
     quiet = MDNRNN(Z, 3, UNITS)
     starts = Beginnings(np.zeros((1, Z)), np.zeros((1, Z)))
-    dream = Dream(ConvVAE(Z), quiet, starts, "zh", 0.7, 30, [-1, 0, 0], [1, 1, 1])
+    dream = Dream(ConvVAE(Z), quiet, starts, "zh", 0.7, 30, get_task("carracing").actions)
     seen, _ = dream.reset(seed=1)
     assert seen.shape == (Z + UNITS,)
     for step in range(1, 31):
@@ -211,7 +215,7 @@ def test_what_is_observed_is_what_c_sees(model, beginnings):
     dream = make_dream(model, beginnings)
     dream.reset(seed=1)
     seen = dream.step(np.ones(1))[0]
-    np.testing.assert_array_equal(seen, features(dream.state, "zch").numpy()[0])
+    np.testing.assert_array_equal(seen, model.features(dream.state, "zch").numpy()[0])
 
 
 def test_a_damaged_file_of_first_frames_is_named(tmp_path):

@@ -11,8 +11,9 @@ from conftest import run_python
 from env.episodes import LATENTS, episode_path, read_episode, write_episode
 from env.run.files import JsonlLog, load_arrays
 from env.run.rundir import Run
+from env.run.weights import save_weights
 from env.tasks import get_task
-from vae.vae import ConvVAE, save_weights
+from vae.vae import ConvVAE
 
 
 @pytest.fixture()

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_atomic
 from env.run.errors import UserError
+from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -151,7 +151,7 @@ BUGS = [
     Bug(
         "C is scored with another action than it was trained with",
         "controller/simulate.py",
-        "return to_action(task, policy.act(params, features), tf.clip_by_value)",
+        "return task.actions.of_outputs(policy.act(params, features))",
         "return policy.act(params, features) * 0.5",
         "tests/test_simulate.py::test_the_trainers_dream_is_the_shown_one",
     ),

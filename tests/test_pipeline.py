@@ -14,7 +14,7 @@ from conftest import ROOT, run_python
 
 from env.episodes import episode_path, is_whole, read_episode
 from env.run.files import load_arrays, read_jsonl, save_arrays
-from env.tasks import load_settings
+from env.run.settings import load_settings
 
 TINY = ("--scale", "smoke", "--max-steps", "40")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controller.policy import Policy, to_action
+from controller.policy import Policy
 
 
 def random(*shape, seed=0):
@@ -43,4 +43,4 @@ def test_without_bias_the_whole_vector_is_the_matrix():
 
 @pytest.mark.parametrize(("y", "action"), [((-1, -1, -1), (-1, 0, 0)), ((1, 1, 1), (1, 1, 1)), ((0.5, 0, 0.25), (0.5, 0.5, 0.25))])
 def test_carracing_actions_are_the_originals(task, y, action):
-    np.testing.assert_allclose(to_action(task, np.array([y], np.float32))[0], action)
+    np.testing.assert_allclose(task.actions.of_outputs(np.array([y], np.float32))[0], action)

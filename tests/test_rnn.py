@@ -10,18 +10,22 @@ import pytest
 import tensorflow as tf
 
 from env.run.errors import UserError
+from env.run.weights import save_weights
 from env.tasks import get_task
 from rnn.lstm import LSTM
 from rnn.mdn import log_prob, mixture, sample
-from rnn.rnn import MDNRNN, State, feature_size, features, load_rnn, make_rnn, rnn_meta
+from rnn.memory import as_batch, load_memory, make_memory, memory_meta
+from rnn.rnn import MDNRNN, State
 from rnn.train import make_carried, make_optimizer, make_step
-from vae.vae import save_weights
 
 
 @pytest.fixture(scope="module")
 def model():
     keras.utils.set_random_seed(0)
     return MDNRNN()
+
+
+NONE = tf.zeros((1, 0))  # the noise that this M takes where it invents nothing
 
 
 def random(*shape, seed=0):
@@ -31,7 +35,7 @@ def random(*shape, seed=0):
 def test_parameters_by_keras_own_count(model):
     assert model.count_params() == 422_368
     doom = get_task("doom")
-    assert make_rnn(doom, doom.scales["paper"], "float32").count_params() == 1_678_785
+    assert make_memory(doom, doom.scales["paper"], "float32").count_params() == 1_678_785
 
 
 def numpy_log_prob(output, z, mixtures):
@@ -168,16 +172,17 @@ def test_the_lstms_own_gradient_is_the_right_one():
 def test_products_in_bfloat16_stay_near_float32():
     exact, rounded = LSTM(35, 64), LSTM(35, 64, "mixed_bfloat16")
     rounded.kernel.assign(exact.kernel)
+    rounded.bias.assign(exact.bias)
     x, zeros = random(4, 30, 35), tf.zeros((4, 64))
     np.testing.assert_allclose(rounded(x, zeros, zeros)[0], exact(x, zeros, zeros)[0], atol=0.02)
 
 
 def test_a_sequence_equals_its_steps(model):
     z, action = random(2, 5, 32), random(2, 5, 3, seed=1)
-    state = model.initial(z[:, 0])
+    state = model.initial(z[:, 0], NONE)
     for t in range(5):
         following = z[:, t + 1] if t < 4 else z[:, 0]
-        state = model.observe(state, action[:, t], following)
+        state = model.observe(state, action[:, t], following, NONE)
     np.testing.assert_allclose(model.output_layer(state.h), sequence(model, z, action)[:, -1], atol=1e-5)
 
 
@@ -187,7 +192,7 @@ def test_the_loss_pairs_each_z_and_action_with_the_next_z(model):
     logvar, noise = tf.fill((1, 4, 32), -30.0), tf.zeros((1, 4, 32))
     with tf.GradientTape() as tape:
         tape.watch(action)
-        loss = model.loss_terms(mu, logvar, action, noise)[0]["loss"]
+        loss = model.loss_terms(as_batch(mu, logvar, action), noise)[0]["loss"]
     reach = np.abs(tape.gradient(loss, action).numpy()).sum(axis=(0, 2))
     assert (reach[:3] > 0).all()
     assert reach[3] == 0
@@ -198,8 +203,8 @@ def test_the_loss_pairs_each_z_and_action_with_the_next_z(model):
 def test_the_loss_samples_z_with_the_posteriors_deviation(model):
     mu, action, noise = random(1, 3, 32), random(1, 3, 3, seed=1), random(1, 3, 32, seed=2)
     logvar = random(1, 3, 32, seed=3)
-    sampled = model.loss_terms(mu, logvar, action, noise)[0]["loss"]
-    by_hand = model.loss_terms(mu + np.exp(0.5 * logvar) * noise, logvar, action, np.zeros_like(noise))[0]["loss"]
+    sampled = model.loss_terms(as_batch(mu, logvar, action), noise)[0]["loss"]
+    by_hand = model.loss_terms(as_batch(mu + np.exp(0.5 * logvar) * noise, logvar, action), np.zeros_like(noise))[0]["loss"]
     assert float(sampled) == pytest.approx(float(by_hand), abs=1e-5)
 
 
@@ -219,7 +224,7 @@ def test_the_loss_of_death_against_numpy(mortal):
     restart = np.zeros((2, 6), np.float32)
     restart[0, 3] = restart[1, 0] = restart[1, 5] = 1
     h, c = tf.constant(random(2, 8, seed=6)), tf.constant(random(2, 8, seed=7))
-    terms, carried = mortal.loss_terms(mu, logvar, action, noise, tf.constant(restart), (h, c))
+    terms, carried = mortal.loss_terms(as_batch(mu, logvar, action, restart), noise, (h, c))
     z = mu + np.exp(logvar / 2) * noise
     z_losses, restart_losses = [], []
     for t in range(5):
@@ -251,22 +256,22 @@ def test_what_was_before_a_restart_is_forgotten(mortal):
 
 
 def test_restart_is_one_at_an_episodes_first_step_only(mortal):
-    state = mortal.initial(tf.constant(random(3, 4)))
+    state = mortal.initial(tf.constant(random(3, 4)), NONE)
     assert (state.restart.numpy() == 1).all() and (state.h.numpy() == 0).all() and (state.c.numpy() == 0).all()
-    following = mortal.observe(state, tf.constant(random(3, 1)), tf.constant(random(3, 4, seed=1)))
+    following = mortal.observe(state, tf.constant(random(3, 1)), tf.constant(random(3, 4, seed=1)), NONE)
     assert (following.restart.numpy() == 0).all()
     without = State(state.z, state.h, state.c, tf.zeros((3, 1)))
     assert not np.allclose(mortal.advance(state, tf.zeros((3, 1)))[0], mortal.advance(without, tf.zeros((3, 1)))[0])
 
 
 def test_imagining_moves_h_as_observing_does_and_invents_z(model):
-    state = model.observe(model.initial(random(4, 32)), random(4, 3), random(4, 32, seed=1))
+    state = model.observe(model.initial(random(4, 32), NONE), random(4, 3), random(4, 32, seed=1), NONE)
     action, noise, other = random(4, 3, seed=2), random(4, 64, seed=3), random(4, 64, seed=4)
-    dreamt, reward, done = model.imagine(state, action, 1.0, noise)
-    seen = model.observe(state, action, random(4, 32, seed=3))
+    dreamt, reward, goes_on = model.imagine(state, action, 1.0, noise)
+    seen = model.observe(state, action, random(4, 32, seed=3), NONE)
     np.testing.assert_allclose(dreamt.h, seen.h, atol=1e-6)
     assert dreamt.z.shape == (4, 32)
-    assert (reward.numpy() == 0).all() and not done.numpy().any()
+    assert (reward.numpy() == 0).all() and (goes_on.numpy() == 1).all()
     np.testing.assert_array_equal(dreamt.z, model.imagine(state, action, 1.0, noise)[0].z)
     assert not np.array_equal(dreamt.z, model.imagine(state, action, 1.0, other)[0].z)
 
@@ -274,25 +279,26 @@ def test_imagining_moves_h_as_observing_does_and_invents_z(model):
 def test_features_come_in_the_originals_order():
     state = State(tf.constant([[1.0]]), tf.constant([[2.0, 3.0]]), tf.constant([[4.0, 5.0]]), tf.constant([[1.0]]))
     expected = {"z": [1], "zh": [1, 2, 3], "zc": [1, 4, 5], "zch": [1, 4, 5, 2, 3]}
+    small = MDNRNN(z_size=1, units=2)
     for names, values in expected.items():
-        assert features(state, names).numpy()[0].tolist() == values
-        assert feature_size(names, 1, 2) == len(values)
+        assert small.features(state, names).numpy()[0].tolist() == values
+        assert small.feature_size(names) == len(values)
 
 
 def test_weights_come_back_and_others_are_named(model, tmp_path, task):
     paper, doom = task.scales["paper"], get_task("doom")
-    save_weights(tmp_path / "m.npz", model, rnn_meta(task, paper))
-    back = load_rnn(tmp_path / "m.npz", task, paper)
+    save_weights(tmp_path / "m.npz", model, memory_meta(task, paper))
+    back = load_memory(tmp_path / "m.npz", task, paper)
     z, action = random(1, 3, 32), random(1, 3, 3)
     np.testing.assert_array_equal(sequence(back, z, action), sequence(model, z, action))
     wide = dataclasses.replace(paper, vae=dataclasses.replace(paper.vae, z_size=64))
     with pytest.raises(UserError, match="z_size 32, this run needs 64"):
-        load_rnn(tmp_path / "m.npz", task, wide)
+        load_memory(tmp_path / "m.npz", task, wide)
     large = dataclasses.replace(paper, rnn=dataclasses.replace(paper.rnn, units=512))
     with pytest.raises(UserError, match="units 256, this run needs 512"):
-        load_rnn(tmp_path / "m.npz", task, large)
+        load_memory(tmp_path / "m.npz", task, large)
     with pytest.raises(UserError, match="task carracing, this run needs doom"):
-        load_rnn(tmp_path / "m.npz", doom, doom.scales["paper"])
+        load_memory(tmp_path / "m.npz", doom, doom.scales["paper"])
 
 
 def test_the_learning_rate_falls_as_the_originals():
@@ -308,7 +314,7 @@ def test_the_learning_rate_falls_as_the_originals():
 def test_state_is_carried_from_window_to_window_and_not_into_an_epoch(mortal):
     """Two windows in two steps see what one step over both does, but for the prediction between them."""
     rnn = dataclasses.replace(get_task("doom").scales["smoke"].rnn, batch=2, units=8)
-    carried = make_carried(rnn)
+    carried = make_carried(mortal, rnn)
     step = make_step(mortal, keras.optimizers.SGD(0.0), rnn, carried)
     mu, logvar, action = (tf.constant(random(2, 10, size, seed=seed)) for seed, size in enumerate((4, 4, 1)))
     restart, seed = tf.zeros((2, 10)), tf.constant([1, 2])
@@ -320,5 +326,5 @@ def test_state_is_carried_from_window_to_window_and_not_into_an_epoch(mortal):
     np.testing.assert_allclose([variable.numpy() for variable in carried], first, atol=1e-6)
     assert np.abs(np.subtract(second, first)).max() > 1e-4
     noise = tf.random.stateless_normal((2, 10, 4), seed)
-    expected = mortal.loss_terms(mu, logvar, action, noise, restart, tuple(map(tf.constant, first)))[1]
+    expected = mortal.loss_terms(as_batch(mu, logvar, action, restart), noise, tuple(map(tf.constant, first)))[1]
     np.testing.assert_allclose(second, expected, atol=1e-6)

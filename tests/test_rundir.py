@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from env.run.stages import waiting_stages
 from controller.results.temperatures import SHARED
-from env.run.rundir import Run, Stage
 from env.run.errors import UserError
+from env.run.rundir import Run, Stage
+from env.run.stages import waiting_stages
 from env.tasks import get_task
 
 

@@ -10,8 +10,8 @@ import pytest
 from controller.results.paper import ORIGINAL_CURVE, SCORES, row_for
 from controller.results.scores import bootstrap_interval, score_table, summarise
 from controller.results.temperatures import parse_temperatures, temperature_table
-from env.run.settings import Controller
 from env.run.errors import UserError
+from env.run.settings import Controller
 from env.tasks import get_task
 
 

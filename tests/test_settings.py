@@ -9,7 +9,8 @@ import pytest
 from env.run.command import parser, resolve
 from env.run.errors import UserError
 from env.run.flags import OneLineParser, add_flags
-from env.tasks import SCALES, SECTIONS, Settings, Vae, get_task
+from env.run.settings import SCALES, SECTIONS, Settings, Vae
+from env.tasks import get_task
 
 
 def parse(stage, *words):

@@ -10,7 +10,7 @@ from conftest import ROOT, run_python
 
 from controller.results.scores import bootstrap_interval
 from env.run.files import load_arrays
-from env.tasks import load_settings
+from env.run.settings import load_settings
 
 FLOORS = ("vae", "rnn", "controller")
 MOST = {"carracing": 9e6, "doom": 12e6}  # bytes of weights
@@ -80,12 +80,12 @@ def test_who_has_no_skill_lives_as_long_in_the_dream_as_in_the_game():
     from env.run.weights import model_paths
     from env.tasks import get_task
     from rnn.dream import Beginnings, DreamLanes
-    from rnn.rnn import load_rnn
+    from rnn.memory import load_memory
 
     task = get_task("doom")
     paper, paths, episodes = task.scales["paper"], model_paths(task, None), range(48)
     worlds = Worlds(task, paper.world)
-    rnn, beginnings = load_rnn(paths.rnn, task, paper), Beginnings.load(paths.initial, paper.vae.z_size)
+    rnn, beginnings = load_memory(paths.rnn, task, paper), Beginnings.load(paths.initial, paper.vae.z_size)
 
     def always(params: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
         return params

@@ -7,16 +7,14 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from controller.agent import make_policy
-from controller.policy import to_action
-from env.rollout import Job
-from controller.simulate import dream_simulator, make_dream, make_simulator, real_simulator
+from controller.simulate import Dreamer, dream_simulator, make_dream, make_simulator, real_simulator
+from env.rollout import Job, WorldLanes, Worlds, rollout
 from env.run.files import save_arrays
+from env.run.weights import save_weights
 from env.tasks import get_task
-from rnn.rnn import make_rnn, rnn_meta
-from vae.vae import ConvVAE, save_weights
+from rnn.memory import make_memory, memory_meta
+from vae.vae import ConvVAE
 
 DOOM = get_task("doom")
 
@@ -33,7 +31,7 @@ def run(settings, tmp_path_factory):
     """A run with an untrained V and M, in whose dreams death depends on the actions."""
     path, rng = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
     keras.utils.set_random_seed(0)
-    rnn = make_rnn(DOOM, settings, "float32")
+    rnn = make_memory(DOOM, settings, "float32")
     kernel = rnn.output_layer.kernel.numpy()
     kernel[:, 0] = rng.standard_normal(512) * 2
     rnn.output_layer.kernel.assign(kernel)
@@ -41,36 +39,32 @@ def run(settings, tmp_path_factory):
     lstm[64] *= 30  # the action's row
     rnn.lstm.kernel.assign(lstm)
     save_weights(path / "vae" / "weights.npz", ConvVAE(64), {"model": "vae", "z_size": 64})
-    save_weights(path / "rnn" / "weights.npz", rnn, rnn_meta(DOOM, settings))
+    save_weights(path / "rnn" / "weights.npz", rnn, memory_meta(DOOM, settings))
     save_arrays(path / "encode" / "initial.npz", {"mu": rng.standard_normal((5, 64)), "logvar": np.full((5, 64), -2.0)})
     return path
 
 
 def test_the_trainers_dream_is_the_shown_one(settings, run):
     """Episode by episode: the lanes that C is evolved in, and the gymnasium world that report and play show."""
-    policy, dream = make_policy(DOOM, settings), make_dream(DOOM, settings, run)
-    params = np.random.default_rng(1).standard_normal((2, policy.size)).astype(np.float32)
+    (dream, act), simulator = make_dream(DOOM, settings, run), dream_simulator(DOOM, settings, run)
+    params = np.random.default_rng(1).standard_normal((2, simulator.size)).astype(np.float32)
     jobs = [Job(i, i % 2, 100 + i) for i in range(10)]
-    trained = {r.job.index: r.length for r in dream_simulator(DOOM, settings, run)(params, jobs)}
+    trained = {r.job.index: r.length for r in simulator.play(params, jobs)}
     for job in jobs:
-        (seen, _), steps, over = dream.reset(seed=job.seed), 0, False
-        while not over:
-            action = to_action(DOOM, policy.act(tf.constant(params[job.candidate][None]), tf.constant(seen[None])).numpy()[0])
-            seen, _, terminated, truncated, _ = dream.step(action)
-            steps, over = steps + 1, terminated or truncated
-        assert trained[job.index] == steps
+        lanes = WorldLanes(Worlds(lambda: dream), Dreamer(act, params[job.candidate]))
+        assert [result.length for result in rollout(lanes, [job])] == [trained[job.index]]
     assert len(set(trained.values())) > 2
-    other = {r.job.index: r.length for r in dream_simulator(DOOM, settings, run)(params[::-1], jobs)}
+    other = {r.job.index: r.length for r in simulator.play(params[::-1], jobs)}
     assert other != trained, "actions decide how long a dream lasts"
 
 
 def test_the_settings_choose_the_world(settings, run):
-    policy = make_policy(DOOM, settings)
+    candidates = np.zeros((1, dream_simulator(DOOM, settings, run).size))
     jobs = [Job(i, 0, i) for i in range(2)]
     for world, limit in (("real", 30), ("dream", 40)):
         chosen = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, world=world))
-        lengths = [r.length for r in make_simulator(DOOM, chosen, run)(np.zeros((1, policy.size)), jobs)]
+        lengths = [r.length for r in make_simulator(DOOM, chosen, run).play(candidates, jobs)]
         assert len(lengths) == 2
         assert max(lengths) <= limit
-    real = [r.length for r in real_simulator(DOOM, settings, run)(np.zeros((1, policy.size)), jobs)]
+    real = [r.length for r in real_simulator(DOOM, settings, run).play(candidates, jobs)]
     assert real == [30, 30]  # nobody dies within 30 steps of the real game

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from env.run.errors import UserError
-from vae.vae import ConvVAE, load_vae, save_weights
+from env.run.weights import save_weights
+from vae.vae import ConvVAE, load_vae
 
 
 @pytest.fixture(scope="module")

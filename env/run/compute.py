@@ -71,6 +71,13 @@ def limit_threads(tensorflow: bool = True, gpu: bool = False) -> None:
             tf.zeros(())
 
 
+def steady_sizes(size: int) -> list[int]:
+    """Numbers of rows, `size` or a little more, at which a matrix product may treat all rows alike, so that what a row gives does
+    not depend on its place. The rows that are left over beside the 6 that AVX2's products take at a time, or the 16 of AVX-512's, are
+    computed by another code, which may round otherwise; how it is on this CPU must be tried."""
+    return sorted({-(-size // rows) * rows for rows in (1, 6, 16, 48)})
+
+
 def has_gpu() -> bool:
     """Whether TensorFlow finds a GPU; asked of a process of its own, for this one may have to keep off it. Takes some seconds."""
     code = "import sys, tensorflow as tf; sys.exit(not tf.config.list_physical_devices('GPU'))"

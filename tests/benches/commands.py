@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from env.run.weights import shipped
+from env.run.errors import UserError
 from env.run.files import read_jsonl
 from env.run.rundir import REPOSITORY
-from env.run.errors import UserError
+from env.run.weights import shipped
 from env.tasks import get_task
 from tests.benches.data import Data
 from tests.benches.play import Figures, population
@@ -118,8 +118,8 @@ def generation_seconds(data: Data, ranks: int) -> list[float]:
 def population_lengths(data: Data, name: str, trained: bool) -> np.ndarray:
     """Steps of each candidate's episodes where C is evolved, on the track or in the dream, int64 [candidates, episodes]: of a
     population around the trained C at its last step size, or of the first generation's."""
-    from env.rollout import Job
     from controller.simulate import make_simulator
+    from env.rollout import Job
 
     task = get_task(name)
     settings, run = task.scales["day"], data.doom_run if name == "doom" else None

@@ -14,7 +14,8 @@ import numpy as np
 
 from env.run.files import JsonlLog, read_jsonl
 from env.run.rundir import Run
-from env.tasks import Settings, get_task
+from env.run.settings import Settings
+from env.tasks import get_task
 
 EPISODES = 32  # recorded ones; larger data sets are links to them
 AT_ONCE = 8  # episodes between two looks at the clock

@@ -80,7 +80,7 @@ def play_loop(dtype: str, slots: int, max_steps: int, repeats: int, z_size: int 
     from controller.agent import load_agent, make_agent, make_policy
     from env.rollout import Job, Worlds, rollout
     from env.run.weights import shipped
-    from rnn.rnn import make_rnn
+    from rnn.memory import make_memory
     from vae.vae import ConvVAE
 
     task = get_task("carracing")
@@ -91,7 +91,7 @@ def play_loop(dtype: str, slots: int, max_steps: int, repeats: int, z_size: int 
         agent, _ = load_agent(task, settings, Path(), shipped("controller", task))
     else:
         settings = replace(settings, vae=replace(settings.vae, z_size=z_size))
-        agent = make_agent(task, settings, ConvVAE(z_size, dtype=dtype), make_rnn(task, settings, "float32"))
+        agent = make_agent(task, settings, ConvVAE(z_size, dtype=dtype), make_memory(task, settings, "float32"))
         agent.set_candidates(np.zeros((1, make_policy(task, settings).size)))
     worlds, jobs = Worlds(task, world), [Job(i, 0, i) for i in range(slots)]
     rate = median_rate(lambda: sum(result.length for result in rollout(worlds, agent, jobs)), repeats)
@@ -184,11 +184,11 @@ def layer_flops(layers: list[keras.layers.Layer], x: np.ndarray) -> float:
 
 def flops() -> Figures:
     """Floating-point operations, of matrix products and convolutions alone, for a unit of each figure."""
-    from rnn.rnn import make_rnn
+    from rnn.memory import make_memory
     from vae.vae import ConvVAE
 
     def step(task: Task) -> tuple[float, float]:
-        rnn = make_rnn(task, task.scales["paper"], "float32")
+        rnn = make_memory(task, task.scales["paper"], "float32")
         return 2.0 * np.prod(rnn.lstm.kernel.shape), 2.0 * np.prod(rnn.output_layer.kernel.shape)
 
     vae = ConvVAE()
