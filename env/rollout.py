@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import gymnasium
 import numpy as np
 
 from env.actions import Discrete
@@ -20,6 +19,10 @@ from env.episodes import Episode
 from env.run.errors import UserError
 from env.run.settings import World
 from env.tasks import Task
+
+
+if TYPE_CHECKING:
+    import gymnasium
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import gymnasium
+from typing import TYPE_CHECKING, Any
 
 from env.actions import Actions, Continuous, Discrete
 from env.run.errors import UserError
@@ -39,7 +37,10 @@ __all__ = [
     "three_scales",
 ]
 
-MakeWorld = Callable[[World, str | None], gymnasium.Env]
+if TYPE_CHECKING:
+    import gymnasium
+
+MakeWorld = Callable[[World, "str | None"], "gymnasium.Env"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Task:
 
 def registered(module: str, env_id: str, world: World, render_mode: str | None) -> gymnasium.Env:
     """The world `env_id`, which importing `module` registers, drawn and processed as the settings say."""
+    import gymnasium  # here, so that --help does without it
+
     importlib.import_module(module)
     options = {"render": world.render, "frames": world.frames, "render_mode": render_mode}
     return gymnasium.make(env_id, max_episode_steps=world.max_steps, disable_env_checker=True, **options)

@@ -95,7 +95,7 @@ def train_rnn(run: Run, task: Task) -> None:
     import keras
     import tensorflow as tf
 
-    from env.run.training import stream, train
+    from env.run.training import stream, train, with_seeds
     from env.run.weights import save_weights
     from rnn.memory import make_memory, memory_meta
 
@@ -114,8 +114,7 @@ def train_rnn(run: Run, task: Task) -> None:
             tf.TensorSpec(shape, tf.float32),
             tf.TensorSpec((), tf.bool),
         )
-        for number, batch in enumerate(stream(lambda: batches(episodes, settings, done), signature, ahead=4), start=done):
-            yield *batch, tf.constant([settings.seed, number])
+        return with_seeds(stream(lambda: batches(episodes, settings, done), signature, ahead=4), settings.seed, done)
 
     step, log_every = make_step(memory, optimizer, rnn, carried), min(20, max(1, rnn.steps // 10))
     kept = tf.nest.flatten(carried) if carried is not None else []

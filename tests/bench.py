@@ -1,11 +1,11 @@
 """Benchmarks, each beside the machine's own limit measured in the same run.
 
     python tests/bench.py world
-    python tests/bench.py all --json tests/bench.json
+    python tests/bench.py all --json tests/benches/bench.json
     python tests/bench.py dream --run runs/doom
-    python tests/bench.py growth --json tests/growth.json --plot tests/growth.png
+    python tests/bench.py growth --json tests/benches/growth.json --plot tests/benches/growth.png
 
-world: CarRacing as the agent sees it, with our drawing and gymnasium's. loop: the whole agent, V + M + C + world.
+world: CarRacing as the agent sees it, with our drawing, with gymnasium's picture, and with gymnasium's own drawing. loop: the whole agent, V + M + C + world.
 dream: Doom's dream, steps of living dreams only. extract, encode: recording, and turning recordings into latents.
 vae, rnn: the trainings of V and M. scaling: 2 ranks against one, and how long ranks wait for each other.
 memory: of V's training and of a rank. all: all of these. growth: how throughput and memory change with slots, lanes,
@@ -34,27 +34,27 @@ from env.run.compute import available_cores, limit_threads
 from env.run.errors import UserError
 from env.run.files import write_json
 from env.run.flags import OneLineParser
-from tests import bench_commands, bench_growth, bench_play
+from tests.benches import commands, growth, play
 from tests.benches.data import Data
 
 BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
-    "world": bench_play.bench_world,
-    "loop": bench_play.bench_loop,
-    "dream": bench_play.bench_dream,
-    "extract": bench_play.bench_extract,
-    "encode": bench_play.bench_encode,
-    "vae": bench_commands.bench_vae,
-    "rnn": bench_commands.bench_rnn,
-    "scaling": bench_commands.bench_scaling,
-    "memory": bench_commands.bench_memory,
-    "growth": bench_growth.bench_growth,
+    "world": play.bench_world,
+    "loop": play.bench_loop,
+    "dream": play.bench_dream,
+    "extract": play.bench_extract,
+    "encode": play.bench_encode,
+    "vae": commands.bench_vae,
+    "rnn": commands.bench_rnn,
+    "scaling": commands.bench_scaling,
+    "memory": commands.bench_memory,
+    "growth": growth.bench_growth,
 }
 ALL = [name for name in BENCHES if name != "growth"]
 
 
 def show(figures: dict[str, float]) -> None:
     """Print the table."""
-    gemm, flops = figures["gemm_gflops_core"] * 1e9, bench_play.flops()
+    gemm, flops = figures["gemm_gflops_core"] * 1e9, play.flops()
     print(f"{'':<44}{'':>12}   share of the float32 matrix products' rate")
     for key, value in figures.items():
         limit = gemm * (1 if key.endswith("_core") else available_cores())
@@ -74,7 +74,7 @@ def main() -> None:
     limit_threads()
     with tempfile.TemporaryDirectory() as folder:
         data = Data(Path(folder), parsed.run)
-        figures = bench_play.bench_gemm(data)
+        figures = play.bench_gemm(data)
         for name, bench in BENCHES.items():
             if parsed.bench == name:
                 figures |= bench(data)
@@ -85,7 +85,7 @@ def main() -> None:
                     print(f"{name}: left out: {error}")
     show(figures)
     if parsed.plot:
-        bench_growth.plot_growth(figures, parsed.plot)
+        growth.plot_growth(figures, parsed.plot)
     if parsed.json:
         write_json(parsed.json, figures)
 

@@ -69,7 +69,7 @@ def test_ranks_are_idle_when_episodes_differ():
 
 
 def test_the_readme_shows_what_the_bench_found():
-    figures = json.loads((ROOT / "tests" / "bench.json").read_text())
+    figures = json.loads((ROOT / "tests" / "benches" / "bench.json").read_text())
     assert KEYS <= figures.keys()
     assert all(isinstance(value, float) and value >= 0 for value in figures.values())
     text = (ROOT / "README.md").read_text()

@@ -54,6 +54,7 @@ def test_help_opens_with_lines_to_paste_and_starts_no_tensorflow(command):
     assert f"python {command} carracing" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_unknown_task_and_flag(command, tmp_path):
     assert_refused(run_python(command, "mario"), "unknown task 'mario'", "carracing")
@@ -79,6 +80,7 @@ def test_under_mpirun_the_line_comes_once():
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_missing_runs_and_stages(tmp_path):
     gone = tmp_path / "gone"
     assert_refused(run_python("controller/evaluate.py", "carracing", "--run", gone), "run directory", "is missing")
@@ -94,6 +96,7 @@ def test_missing_runs_and_stages(tmp_path):
     assert_refused(run_python("controller/train.py", "carracing", "--run", gone), "rnn/train.py", "first")
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit(tmp_path):
     run, task = tmp_path / "run", get_task("carracing")
     opened = Run(run, task.scales["smoke"])

@@ -19,6 +19,7 @@ def test_ranks_keep_off_the_gpu_unless_they_are_given_it(gpu, seen):
     assert result.stdout.strip() == seen
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_refused(tmp_path):
     result = run_python("controller/train.py", "doom", "--run", tmp_path, "--device", "gpu")
     assert result.returncode == 2 and result.stderr.count("\n") == 1

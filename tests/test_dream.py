@@ -122,6 +122,7 @@ def test_one_dream_and_lanes_dream_the_same(model, beginnings, candidates):
     assert len({length for _, length in alone}) > 8
 
 
+@pytest.mark.slow
 def test_one_dream_and_lanes_have_the_same_distribution(model, beginnings, candidates):
     """From different seeds, so that only the distributions are compared: mean length within 4 standard errors."""
     dream = make_dream(model, beginnings)

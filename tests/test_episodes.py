@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from env.episodes import episode_path, frame_batches, is_whole, read_episode, write_episode
+from env.episodes import FRAMES, episode_path, frame_batches, is_whole, read_episode, write_episode
 from env.run.errors import UserError
 
 
 def make_episode(number: int, length: int = 30) -> dict[str, np.ndarray]:
     """An episode whose frames say which they are: the first two pixels hold episode and time."""
-    obs = np.zeros((length, 64, 64, 3), np.uint8)
-    obs[:, 0, 0, 0], obs[:, 0, 0, 1] = number, np.arange(length)
+    obs = np.zeros((length + 1, 64, 64, 3), np.uint8)
+    obs[:, 0, 0, 0], obs[:, 0, 0, 1] = number, np.arange(length + 1)
     return {
         "obs": obs,
         "action": np.zeros((length, 3), np.float32),
@@ -50,6 +50,15 @@ def test_damaged_files_are_found_and_named(folder):
     assert not is_whole(episode_path(folder, 99))
 
 
+@pytest.mark.parametrize("keys", [FRAMES, ("obs",)])
+def test_recordings_without_their_last_frame_are_refused(folder, keys):
+    path = episode_path(folder, 2)
+    old = make_episode(2)
+    write_episode(path, old | {"obs": old["obs"][:-1]})
+    with pytest.raises(UserError, match="lacks its last frame, for an older version made it: delete .* and make it anew"):
+        read_episode(path, keys)
+
+
 @pytest.mark.parametrize("pool", [1, 3, 32])
 def test_a_pass_gives_each_frame_once(folder, pool):
     paths = [episode_path(folder, i) for i in range(6)]
@@ -59,6 +68,7 @@ def test_a_pass_gives_each_frame_once(folder, pool):
     total = sum(20 + i for i in range(6))
     assert len(seen) == total - total % 5
     assert len(set(seen)) == len(seen)
+    assert all(time < 20 + number for number, time in seen), "V does not learn what came after the last action"
 
 
 def test_a_pass_mixes_episodes_and_repeats_with_its_seed(folder):

@@ -67,10 +67,18 @@ def test_fitness_that_is_no_number_is_refused(bad):
         es.tell(candidates, values)
 
 
-def test_weight_decay_is_the_originals():
-    """With flat fitness only the decay, l2 * mean(w^2), is left to order the candidates."""
+def test_large_weights_cost_fitness():
+    """With flat fitness only the decay, l2 * mean(w^2), is left to order the candidates: the smallest is the best, and the mean stays
+    near zero. (The original's sign is the other one: README, Deviations.)"""
     es, told = ES(5, 8, 0.1, 0.5, seed=1), {}
     candidates = es.ask()
-    es._es.tell = lambda xs, values: told.update(values=values)
+    es._es.tell = lambda xs, costs: told.update(costs=np.array(costs))
     es.tell(candidates, np.full(8, 7.0))
-    np.testing.assert_allclose(told["values"], -(7.0 - 0.5 * np.mean(candidates**2, axis=1)))
+    sizes = np.mean(candidates**2, axis=1)
+    assert np.argmin(told["costs"]) == np.argmin(sizes) and np.argmax(told["costs"]) == np.argmax(sizes)
+    assert told["costs"].max() - told["costs"].min() == pytest.approx(0.5 * (sizes.max() - sizes.min()))
+    shrinks = ES(5, 8, 0.1, 0.5, seed=1)
+    for _ in range(80):
+        candidates = shrinks.ask()
+        shrinks.tell(candidates, np.full(8, 7.0))
+    assert np.abs(shrinks.mean).max() < 0.02

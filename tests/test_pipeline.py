@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from conftest import ROOT, run_python
 from env.episodes import episode_path, is_whole, read_episode
 from env.run.files import load_arrays, read_jsonl, save_arrays
 from env.run.settings import load_settings
+from env.run.weights import fingerprint
 
 TINY = ("--scale", "smoke", "--max-steps", "40")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
@@ -45,6 +47,8 @@ def test_the_pipeline_leaves_everything(run):
     assert len(scores["returns"]) == len(scores["lengths"]) == len(scores["seeds"]) == 4
     assert scores["mean"] == pytest.approx(np.mean(scores["returns"]))
     assert scores["render"] == "official"
+    files = {"vae": "vae/weights.npz", "rnn": "rnn/weights.npz", "controller": "controller/best.npz"}
+    assert scores["fingerprints"] == {name: fingerprint(run / file) for name, file in files.items()}
     pictures = [f"{name}.png" for name in ("reconstructions", "moments", "vae", "rnn", "controller", "agent", "dream")]
     for name in ("report.md", "agent.gif", "dream.gif", *pictures):
         assert (run / "report" / name).stat().st_size > 500
@@ -121,7 +125,7 @@ def test_a_c_is_not_played_on_another_v_and_m(run, tmp_path):
     for words in (("controller/evaluate.py", "carracing"), ("controller/train.py", "carracing", "--generations", "3")):
         result = run_python(*words, "--run", path)
         assert result.returncode == 2
-        assert "evolved on another V and M" in result.stderr
+        assert "was made from another vae than the run has now" in result.stderr
 
 
 @pytest.mark.slow
@@ -220,7 +224,7 @@ def test_the_curve_is_the_same_on_one_two_and_five_ranks(run, tmp_path):
     for ranks in (1, 2, 5):
         path = tmp_path / str(ranks)
         shutil.copytree(run, path, ignore=shutil.ignore_patterns("controller", "evaluate", "report", "episodes"))
-        words = ("--population", "5", "--seed-groups", "3", "--generations", "3", "--eval-every", "2", "--eval-episodes", "3")
+        words = ("--population", "5", "--sharing", "2", "--generations", "3", "--eval-every", "2", "--eval-episodes", "3")
         ok(run_python("controller/train.py", "carracing", "--run", path, *words, ranks=ranks))
         rows = read_jsonl(path / "controller" / "log.jsonl")
         histories[ranks] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
@@ -250,3 +254,47 @@ def test_a_rank_that_fails_ends_the_job(tmp_path):
     result = run_python("controller/extract.py", "carracing", "--run", path, *TINY, "--episodes", "2", ranks=2, timeout=60)
     assert result.returncode != 0
     assert "rank 1 of 2 failed" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_deleted_v_is_not_silently_made_again(run, tmp_path):
+    """V from the same settings is another V: what was made from the old one must not be combined with it."""
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    shutil.rmtree(path / "vae")
+    started = time.monotonic()
+    result = run_python("controller/pipeline.py", "carracing", "--run", path)
+    assert result.returncode == 2 and time.monotonic() - started < 20
+    assert "vae is to be trained, but" in result.stderr and "delete them too" in result.stderr
+    assert not (path / "vae").exists()
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_is_refused_before_the_first_stage(tmp_path):
+    result = run_python("controller/pipeline.py", "doom", "--run", tmp_path / "run", "--controller-device", "gpu", "--scale", "smoke")
+    assert result.returncode == 2
+    assert "controller.device is gpu, but TensorFlow finds none" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_scoring_goes_on_and_every_rank_keeps_what_it_played(run, tmp_path):
+    """On two ranks, killed in the middle: each has kept its own, and nothing is played twice."""
+    path = tmp_path / "run"
+    shutil.copytree(run, path, ignore=shutil.ignore_patterns("evaluate", "report"))
+    words = [str(Path(sys.executable).with_name("mpirun")), "-np", "2", sys.executable, str(ROOT / "controller/evaluate.py"), "carracing"]
+    process = subprocess.Popen([*words, "--run", str(path)], stdout=subprocess.DEVNULL)
+    parts = lambda: [row for file in (path / "evaluate").glob("part-*.jsonl") for row in read_jsonl(file)]  # noqa: E731
+    while not parts():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    kept = parts()
+    ok(run_python("controller/evaluate.py", "carracing", "--run", path, "--ranks", "1"))
+    rows = {row["episode"]: row for row in read_jsonl(path / "evaluate" / "log.jsonl")}
+    assert len(rows) == 4 and all(rows[row["episode"]] == row for row in kept)
+    assert not list((path / "evaluate").glob("part-*.jsonl"))
+    whole, before = (json.loads((folder / "evaluate" / "scores.json").read_text()) for folder in (path, run))
+    assert whole["returns"] == before["returns"]

@@ -328,3 +328,27 @@ def test_state_is_carried_from_window_to_window_and_not_into_an_epoch(mortal):
     noise = tf.random.stateless_normal((2, 10, 4), seed)
     expected = mortal.loss_terms(as_batch(mu, logvar, action, restart), noise, tuple(map(tf.constant, first)))[1]
     np.testing.assert_allclose(second, expected, atol=1e-6)
+
+
+def test_gradients_are_clipped_element_by_element(mortal):
+    """Not by norm, and not left alone: an SGD step of rate 1 moves each weight by its own gradient, at most by the limit."""
+    rnn = dataclasses.replace(get_task("doom").scales["smoke"].rnn, batch=2, units=8, sequences="episodes", grad_clip=1e-3)
+    batch = as_batch(*(tf.constant(random(2, 10, size, seed=seed)) for seed, size in enumerate((4, 4, 1))))
+    seed = tf.constant([1, 2])
+    with tf.GradientTape() as tape:
+        loss = mortal.loss_terms(batch, tf.random.stateless_normal((2, 10, 4), seed))[0]["loss"]
+    exact = [gradient.numpy() for gradient in tape.gradient(loss, mortal.trainable_variables)]
+    before = [np.asarray(variable) for variable in mortal.trainable_variables]
+    make_step(mortal, keras.optimizers.SGD(1.0), rnn, None)(*batch, seed)
+    for variable, was, gradient in zip(mortal.trainable_variables, before, exact):
+        np.testing.assert_allclose(was - np.asarray(variable), np.clip(gradient, -1e-3, 1e-3), atol=2e-7)
+        variable.assign(was)
+    every = np.concatenate([gradient.ravel() for gradient in exact])
+    assert (np.abs(every) > 1e-3).mean() > 0.1 and (np.abs(every) < 1e-3).mean() > 0.1
+
+
+def test_biases_start_glorot_uniform_as_tf1_left_them(model):
+    for bias in (model.lstm.bias, model.output_layer.bias):
+        values, limit = np.asarray(bias), np.sqrt(3 / bias.shape[0])
+        assert 0.9 * limit < np.abs(values).max() <= limit
+        assert values.std() == pytest.approx(limit / np.sqrt(3), rel=0.1)

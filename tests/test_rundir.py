@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from controller.results.temperatures import SHARED
 from env.run.errors import UserError
-from env.run.rundir import Run, Stage
-from env.run.stages import waiting_stages
+from env.run.rundir import Run, waiting_stages
+from env.run.settings import STAGES
+from env.run.stages import Stage
 from env.tasks import get_task
 
 
@@ -90,24 +92,94 @@ def test_a_run_that_cannot_be_made_is_one_line(tmp_path, tiny):
         Run(tmp_path / "file" / "run", tiny)
 
 
+def made(path, text="weights"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def whole_run(path, settings):
+    """A run with all stages finished, each made from the ones before it."""
+    run = Run(path, settings)
+    products = {"extract": "log.jsonl", "vae": "weights.npz", "rnn": "weights.npz", "controller": "best.npz"}
+    for name in STAGES:
+        run.stage(name).start()
+        if name in products:
+            made(path / name / products[name], f"the first {name}")
+        run.stage(name).finish({})
+    run.release()
+
+
+def test_a_stage_knows_what_it_was_made_from(tmp_path, tiny):
+    """A V made anew is not combined with the latents, the M and the C of the old one, and so on down the line."""
+    whole_run(tmp_path, tiny)
+    Run(tmp_path, tiny).release()
+    for changed, named in (("extract/log.jsonl", "vae .* another extract"), ("vae/weights.npz", "encode .* another vae")):
+        before = (tmp_path / changed).read_text()
+        made(tmp_path / changed, "another")
+        with pytest.raises(UserError, match=f"stage {named} than the run has now: delete"):
+            Run(tmp_path, tiny)
+        made(tmp_path / changed, before)
+    made(tmp_path / "rnn" / "weights.npz", "another")
+    with pytest.raises(UserError, match="stage controller .* another rnn"):
+        Run(tmp_path, tiny)
+
+
+def test_a_stage_keeps_what_it_was_started_from(tmp_path, tiny):
+    """V trained anew while M is being trained: what M is from is what it was started from."""
+    whole_run(tmp_path, tiny)
+    run = Run(tmp_path, tiny)
+    run.stage("rnn").start()
+    made(tmp_path / "vae" / "weights.npz", "another")
+    run.stage("encode").start()
+    run.stage("rnn").finish({})
+    with pytest.raises(UserError, match="stage rnn .* another encode"):
+        run.stage("rnn").check()
+
+
+@pytest.mark.parametrize("deleted", ["vae", "rnn"])
+def test_training_anew_is_refused_while_something_older_depends_on_it(tmp_path, tiny, deleted):
+    whole_run(tmp_path, tiny)
+    assert waiting_stages(tmp_path, tiny, STAGES) == ["extract", "encode"]  # their files are not there
+    shutil.rmtree(tmp_path / deleted)
+    with pytest.raises(UserError, match=f"{deleted} is to be trained, but .*controller were made from an earlier one"):
+        waiting_stages(tmp_path, tiny, STAGES)
+
+
+def test_a_scoring_of_an_older_c_counts_as_unfinished(tmp_path, tiny):
+    whole_run(tmp_path, tiny)
+    made(tmp_path / "controller" / "best.npz", "a better one")
+    assert waiting_stages(tmp_path, tiny, STAGES)[-1] == "evaluate"
+
+
+def test_recordings_by_an_agent_know_which(tmp_path, tiny):
+    """The agent of another run, which went on evolving: its recordings are not mixed."""
+    whole_run(tmp_path / "other", tiny)
+    settings = dataclasses.replace(tiny, extract=dataclasses.replace(tiny.extract, policy="controller", agent=str(tmp_path / "other")))
+    stage = Stage(tmp_path / "run", "extract", settings)
+    stage.start()
+    assert not stage.check()
+    made(tmp_path / "other" / "controller" / "best.npz", "a better one")
+    with pytest.raises(UserError, match="stage extract .* another controller"):
+        stage.check()
+
+
 def test_a_temperature_study_is_not_left_on_another_v_and_m(tmp_path):
     settings = get_task("doom").scales["smoke"]
     stage = Stage(tmp_path / "run" / "temperatures" / "0.5", "controller", settings)
     stage.start()
     stage.finish({})
-    with pytest.raises(UserError, match="0.5 has a C that was evolved on another V and M"):
+    with pytest.raises(UserError, match="vae is to be trained, but .*temperatures/0.5/controller were made from an earlier one"):
         waiting_stages(tmp_path / "run", settings, SHARED)
 
 
-def test_a_stage_older_than_a_setting_is_as_with_its_default(tmp_path, tiny):
-    run = Run(tmp_path / "run", tiny)
-    stage = run.stage("rnn")
-    stage.start()
-    stage.finish({})
-    record = json.loads((stage.dir / "stage.json").read_text())
-    del record["settings"]["rnn.dtype"]
-    (stage.dir / "stage.json").write_text(json.dumps(record))
-    assert stage.check()
-    other = dataclasses.replace(tiny, rnn=dataclasses.replace(tiny.rnn, dtype="mixed_bfloat16"))
-    with pytest.raises(UserError, match="rnn.dtype = float32, now it is mixed_bfloat16"):
-        Stage(run.path, "rnn", other).check()
+def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path, tiny):
+    finished(tmp_path, tiny, "extract")
+    file = tmp_path / "extract" / "stage.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in record.items() if key != "made_from"}))
+    with pytest.raises(UserError, match="older version"):
+        Run(tmp_path, tiny)
+    del record["settings"]["extract.agent"]
+    file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="another version .*extract.agent is missing"):
+        Run(tmp_path, tiny)

@@ -17,8 +17,9 @@ def episodes(tmp_path):
     """Seven episodes of 5..11 frames; frame t of episode e has mu = 100 e + t, action = mu + 0.5, logvar = -mu."""
     lengths = np.arange(5, 12)
     for number, length in enumerate(lengths):
-        mu = (100.0 * number + np.arange(length))[:, None]
-        arrays = {"mu": mu.astype(np.float16), "logvar": -mu.astype(np.float16), "action": (mu + 0.5).astype(np.float32)}
+        mu = (100.0 * number + np.arange(length + 1))[:, None]
+        arrays = {"mu": mu.astype(np.float16), "logvar": -mu.astype(np.float16), "action": (mu[:-1] + 0.5).astype(np.float32)}
+        arrays["done"] = np.arange(length) == length - 1
         write_episode(episode_path(tmp_path, number), arrays)
     return Episodes([episode_path(tmp_path, i) for i in range(7)], lengths)
 
@@ -83,6 +84,6 @@ def test_sequences_of_episodes_mark_first_frames(episodes, tiny):
     settings = dataclasses.replace(tiny, rnn=dataclasses.replace(tiny.rnn, batch=4, window=5))
     batch = next(batches(episodes, settings, 0))
     assert batch.mu.shape == (4, 5, 1)
-    np.testing.assert_array_equal(batch.restart == 1, batch.mu[..., 0] % 100 == 0)
+    np.testing.assert_array_equal(batch.first == 1, batch.mu[..., 0] % 100 == 0)
     np.testing.assert_array_equal(np.diff(batch.mu[..., 0], axis=1), 1)
     assert batch.fresh

@@ -9,7 +9,7 @@ import pytest
 from env.run.command import parser, resolve
 from env.run.errors import UserError
 from env.run.flags import OneLineParser, add_flags
-from env.run.settings import SCALES, SECTIONS, Settings, Vae
+from env.run.settings import SCALES, SECTIONS, Extract, Rnn, Settings, Vae
 from env.tasks import get_task
 
 
@@ -27,11 +27,30 @@ def test_every_scale_is_valid_and_survives_json(task, scale):
 
 
 def test_paper_scale_is_the_papers():
-    paper = get_task("carracing").scales["paper"]
-    assert (paper.extract.episodes, paper.vae.z_size, paper.rnn.units, paper.rnn.mixtures) == (10000, 32, 256, 5)
-    c = paper.controller
-    assert (c.population, c.episodes, c.sigma, c.features, c.hidden, c.seed_groups) == (64, 16, 0.1, "zh", 0, 32)
-    assert (paper.vae.learning_rate, paper.rnn.learning_rate, paper.vae.batch, paper.rnn.batch) == (1e-4, 1e-3, 100, 100)
+    """Every number of the paper and, where it is silent, of the authors' code, spelt out (tests must not read them from where the
+    program does)."""
+    racing, doom = (get_task(name).scales["paper"] for name in ("carracing", "doom"))
+    assert (racing.world.max_steps, doom.world.max_steps) == (1000, 2100)
+    assert racing.extract == Extract(10000, "random", "", 1, True)
+    assert doom.extract == Extract(10000, "hold", "", 101, False)
+    for settings, z_size in ((racing, 32), (doom, 64)):
+        assert settings.vae == Vae(z_size, 0.5, 1e-4, 100, 10, 0, "float32")
+        c = settings.controller
+        assert (c.population, c.episodes, c.seed_groups, c.sigma, c.l2, c.hidden) == (64, 16, 32, 0.1, 0.01, 0)
+        assert (c.generations, c.eval_every, c.eval_episodes) == (1800, 25, 1024)
+        assert (settings.evaluate.episodes, settings.evaluate.render) == (100, "official")
+    assert racing.rnn == Rnn(256, 5, 1e-3, 1.0, 100, "episodes", 0, False, 10.0, 1e-5, 1.0, 4000, "float32")
+    assert doom.rnn == Rnn(512, 5, 1e-3, 1.0, 100, "stream", 500, True, 10.0, 1e-5, 0.99999, 24400, "float32")
+    assert (racing.controller.world, racing.controller.features, racing.controller.bias) == ("real", "zh", True)
+    c = doom.controller
+    assert (c.world, c.features, c.bias, c.temperature, c.dream_steps) == ("dream", "zch", False, 1.15, 2100)
+
+
+def test_the_authors_seeds_are_shared_by_two_candidates_at_any_population():
+    c = get_task("carracing").scales["paper"].controller
+    groups = {population: dataclasses.replace(c, population=population).seed_groups for population in (2, 16, 64, 65, 128)}
+    assert groups == {2: 1, 16: 8, 64: 32, 65: 33, 128: 64}
+    assert dataclasses.replace(c, sharing=0).seed_groups == 1
 
 
 def test_every_field_explains_itself():
@@ -78,7 +97,12 @@ def test_bad_flags_are_refused_in_one_line(tmp_path, words, message):
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("controller", {"population": 8}, "seed_groups is 32"),
+        ("controller", {"sharing": -1}, "at least 0"),
+        ("controller", {"device": "gpu"}, "worlds run on cores"),
+        ("controller", {"world": "dream"}, "dreams of no reward"),
+        ("evaluate", {"dream_episodes": 3}, "dreams of no reward"),
+        ("vae", {"batch": 10**8}, "frames at most"),
+        ("rnn", {"sequences": "stream", "window": 10**6}, "frames at most"),
         ("rnn", {"window": 2000}, "no episode is longer"),
         ("rnn", {"window": 1}, "at least 2 frames"),
         ("extract", {"past_done": False}, "one length"),
@@ -93,6 +117,7 @@ def test_contradictions_are_refused_before_anything_runs(task, section, changes,
     bad = dataclasses.replace(paper, **{section: dataclasses.replace(getattr(paper, section), **changes)})
     with pytest.raises(UserError, match=message):
         bad.check()
+        bad.check_dreams(task.step_reward)
         bad.check_together()
 
 
@@ -100,6 +125,15 @@ def test_contradictions_are_refused_before_anything_runs(task, section, changes,
 def test_seeds_are_bounded(task, seed):
     with pytest.raises(UserError, match="run.seed"):
         dataclasses.replace(task.scales["paper"], seed=seed).check()
+
+
+@pytest.mark.parametrize("section", ["seed", "rnn.units", "controller.sharing"])
+def test_a_missing_setting_does_not_become_carracings(section):
+    data = get_task("doom").scales["paper"].to_dict()
+    *where, name = section.split(".")
+    del (data[where[0]] if where else data)[name]
+    with pytest.raises(UserError, match=f"{section} is missing"):
+        Settings.from_dict(data)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"task": "carracing", "vae": 3}'])

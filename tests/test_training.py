@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from env.run.training import adam
+from env.run.training import adam, train, with_seeds
 from vae.vae import Conv, Deconv
 
 
@@ -66,3 +66,37 @@ def test_adam_is_keras_own():
     assert not np.allclose(np.asarray(variables[0]), start, atol=0.05)
     for own, theirs in zip(ours.variables, keras_own.variables):
         np.testing.assert_allclose(np.asarray(own), np.asarray(theirs), rtol=1e-4, atol=1e-6)
+
+
+def test_adams_epsilon_is_tf1s():
+    """Where gradients are as small as epsilon itself it decides the step: 1e-8 halves it, Keras' own 1e-7 would leave a tenth."""
+    variable, optimizer = keras.Variable(np.zeros(3, np.float32)), adam(0.1)
+    optimizer.apply_gradients([(tf.fill((3,), 1e-8), variable)])
+    # TF1's form: epsilon meets sqrt(v) before v is corrected for its start at zero.
+    rate, v = 0.1 * np.sqrt(1 - 0.999) / (1 - 0.9), (1 - 0.999) * 1e-16
+    np.testing.assert_allclose(variable, -rate * (1 - 0.9) * 1e-8 / (np.sqrt(v) + 1e-8), rtol=1e-3)
+
+
+def test_each_step_has_noise_of_its_own_and_keeps_it_when_resumed():
+    def seeds(done, count):
+        return [tuple(seed.numpy()) for _, seed in with_seeds((tf.zeros(1) for _ in range(count)), 7, done)]
+
+    whole = seeds(0, 6)
+    assert len(set(whole)) == 6 and {run for run, _ in whole} == {7}
+    assert seeds(4, 2) == whole[4:]
+    pairs = [(*parts, seed) for *parts, seed in with_seeds(iter([(tf.zeros(1), tf.ones(1))]), 7, 0)]
+    assert len(pairs[0]) == 3
+
+
+def test_what_a_training_ended_with_is_known_after_a_kill(tmp_path):
+    """Killed between the last checkpoint and the stage's record: nothing is left to train, and the last row is in the log."""
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.build((None, 1))
+
+    def go():
+        optimizer = keras.optimizers.SGD(0.1)
+        batches = lambda done: ((tf.constant(float(i)),) for i in range(done, 6))  # noqa: E731
+        return train(tmp_path, "toy", model, optimizer, lambda x: {"loss": x}, batches, 6, log_every=2)
+
+    assert go()["loss"] == 4.5
+    assert go()["loss"] == 4.5

@@ -99,7 +99,7 @@ def train_vae(run: Run) -> None:
     import keras
     import tensorflow as tf
 
-    from env.run.training import adam, stream, train
+    from env.run.training import adam, stream, train, with_seeds
     from vae.vae import FRAME, ConvVAE
 
     stage.start()
@@ -112,8 +112,7 @@ def train_vae(run: Run) -> None:
     def batches(done: int) -> Iterator[tuple]:
         signature = tf.TensorSpec((settings.vae.batch, *FRAME), tf.uint8)
         data = stream(lambda: batches_from(paths, settings, per_epoch, done), signature, ahead=16)
-        for number, frames in enumerate(data, start=done):
-            yield frames, tf.constant([settings.seed, number])
+        return with_seeds(data, settings.seed, done)
 
     row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=min(100, max(1, steps // 10)))
     meta = {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size, "steps": steps}

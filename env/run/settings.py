@@ -157,7 +157,7 @@ class Settings:
         try:
             flat = {k: v for k, v in data.items() if k not in SECTIONS}
             sections = {name: _whole(cls, data[name], name) for name, cls in SECTIONS.items()}
-            settings = _whole(Settings, flat | sections, "run")
+            settings = _whole(Settings, flat | sections, "")
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{where} does not fit this version of the program ({error}): start a new run") from None
         settings.check()
@@ -220,7 +220,7 @@ def _whole(cls: type, data: dict[str, Any], name: str) -> Any:
     """A `cls` of the values `data`. Raises KeyError when one is missing: it must not silently become the paper's for CarRacing."""
     for f in dataclasses.fields(cls):
         if f.name not in data:
-            raise KeyError(f"{name}.{f.name} is missing")
+            raise KeyError(f"{name}.{f.name} is missing" if name else f"{f.name} is missing")
     return cls(**data)
 
 

@@ -92,6 +92,17 @@ def stream(source: Callable[[], Iterator[Any]], signature: Any, ahead: int) -> I
         raise failures[0]
 
 
+def with_seeds(batches: Iterator[Any], seed: int, done: int) -> Iterator[tuple]:
+    """Each batch with a seed of its own, int32 [2], from the run's seed and the number of its training step: the noise with which z
+    is sampled is new for each step, and the same when a training resumes.
+
+    Args:
+        batches: those of the steps after `done`, tensors or tuples of them.
+    """
+    for number, batch in enumerate(batches, start=done):
+        yield (*(batch if isinstance(batch, tuple) else (batch,)), tf.constant([seed, number]))
+
+
 def train(
     folder: Path,
     name: str,

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from env.run.errors import UserError
-from env.run.files import read_jsonl
-from env.run.rundir import REPOSITORY
+from env.run.files import REPOSITORY, read_jsonl
 from env.run.weights import shipped
 from env.tasks import get_task
 from tests.benches.data import Data
@@ -110,7 +109,7 @@ def bench_scaling(data: Data) -> Figures:
 def generation_seconds(data: Data, ranks: int) -> list[float]:
     """Seconds of generations 2 to 4 of C on `ranks` ranks; the same episodes on any number of them."""
     run = data.folder / f"ranks-{ranks}"
-    flags = ["--population", 16, "--episodes", 4, "--seed-groups", 16, "--generations", 4, "--eval-every", 4, "--eval-episodes", 2]
+    flags = ["--population", 16, "--episodes", 4, "--sharing", 1, "--generations", 4, "--eval-every", 4, "--eval-episodes", 2]
     run_to_end("controller/train.py", "carracing", "--run", run, "--max-steps", 300, *flags, ranks=ranks)
     return [row["seconds"] for row in read_jsonl(run / "controller" / "log.jsonl")[1:]]
 
@@ -124,14 +123,14 @@ def population_lengths(data: Data, name: str, trained: bool) -> np.ndarray:
     task = get_task(name)
     settings, run = task.scales["day"], data.doom_run if name == "doom" else None
     number, episodes = (64, 4) if settings.controller.world == "dream" else (24, 2)
-    log = run / "controller" / "log.jsonl" if run else shipped("controller", task).with_suffix(".log.jsonl")
+    log = run / "controller" / "log.jsonl" if run else shipped("controller", name, "log.jsonl")
     sigma = read_jsonl(log)[-1]["sigma"] if trained else settings.controller.sigma
     candidates = population(data, task, number, sigma)
     if not trained:
         candidates -= population(data, task, 1, 0.0)  # evolution starts from zero
     jobs = [Job(i, i // episodes, i) for i in range(number * episodes)]
     lengths = np.zeros(len(jobs), np.int64)
-    for result in make_simulator(task, settings, run)(candidates, jobs):
+    for result in make_simulator(task, settings, run).play(candidates, jobs):
         lengths[result.job.index] = result.length
     return lengths.reshape(number, episodes)
 
@@ -175,7 +174,7 @@ def bench_memory(data: Data) -> Figures:
 def rank_memory(data: Data, ranks: int) -> float:
     """MB of each of `ranks` ranks in the midst of a generation, where pages that they share count once."""
     run = data.folder / "memory"
-    flags = ["--population", 16, "--seed-groups", 1, "--episodes", 4, "--generations", 9, "--eval-every", 9]
+    flags = ["--population", 16, "--sharing", 0, "--episodes", 4, "--generations", 9, "--eval-every", 9]
     line = command("controller/train.py", "carracing", "--run", run, "--max-steps", 300, *flags, ranks=ranks)
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     try:

@@ -53,14 +53,14 @@ class Data:
     def driven(self) -> Drive:
         """The shipped agent on one track."""
         from controller.agent import load_agent
-        from env.rollout import Job, Worlds, rollout
-        from env.run.weights import shipped
+        from env.rollout import Job, WorldLanes, Worlds, rollout
+        from env.run.weights import shipped_controller
 
         paper = self.task.scales["paper"]
         settings = replace(paper, controller=replace(paper.controller, slots=1))
-        agent, settings = load_agent(self.task, settings, Path(), shipped("controller", self.task))
-        worlds = Worlds(self.task, settings.world)
-        result = next(rollout(worlds, agent, [Job(0, 0, 1)], record=True))
+        agent, settings = load_agent(self.task, settings, Path(), shipped_controller(self.task.name))
+        worlds = Worlds.of(self.task, settings.world)
+        result = next(rollout(WorldLanes(worlds, agent, record=True), [Job(0, 0, 1)]))
         worlds.close()
         assert result.episode is not None
         return Drive(1, result.episode["action"])
@@ -91,7 +91,7 @@ class Data:
         if not self.encode_rates:
             stage = run.stage("vae")
             stage.start()
-            shutil.copyfile(shipped("vae", self.task), stage.dir / "weights.npz")
+            shutil.copyfile(shipped("vae", self.task.name, "weights.npz"), stage.dir / "weights.npz")
             stage.finish({})
             encode, folder = make_encoder(run), run.path / "encode" / "latents"
             paths = sorted((run.path / "extract" / "episodes").iterdir())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,13 +53,23 @@ def bench_gemm(data: Data) -> Figures:
 
 def bench_world(data: Data) -> Figures:
     """Steps a second of CarRacing alone, driven as the shipped agent drives (its actions are taken down before), resets and
-    the opening zoom left out: physics, drawing, crop and resize, with our drawing and with gymnasium's."""
-    from env.worlds.carracing import CarRacing
+    the opening zoom left out: physics, drawing, crop and resize, with our drawing, with gymnasium's picture as we draw it, and
+    with gymnasium's own drawing."""
+    from gymnasium.envs.box2d.car_racing import CarRacing as GymnasiumCarRacing
 
+    from env.worlds.carracing import CarRacing, process
+
+    class Gymnasiums(GymnasiumCarRacing):
+        """gymnasium's world and drawing, with our crop and resize."""
+
+        def _render(self, mode: str) -> Any:
+            return process(super()._render(mode))
+
+    makers = {"fast": CarRacing, "official": partial(CarRacing, "official"), "gymnasium": partial(Gymnasiums, lap_complete_percent=1.0)}
     drive = data.driven()
     rates = {}
-    for render, steps in (("fast", len(drive.actions) - ZOOM), ("official", 100)):
-        world = CarRacing(render=render)
+    for render, steps in (("fast", len(drive.actions) - ZOOM), ("official", 200), ("gymnasium", 100)):
+        world = makers[render]()
 
         def work() -> float:
             world.reset(seed=drive.seed)
@@ -71,15 +82,17 @@ def bench_world(data: Data) -> Figures:
 
         work()
         rates[render] = float(np.median([work() for _ in range(REPEATS)]))
-    return {"world_steps_per_s_core": rates["fast"], "world_official_steps_per_s_core": rates["official"]}
+    return {"world_steps_per_s_core": rates["fast"], "world_official_steps_per_s_core": rates["official"]} | {
+        "world_gymnasium_steps_per_s_core": rates["gymnasium"]
+    }
 
 
 def play_loop(dtype: str, slots: int, max_steps: int, repeats: int, z_size: int | None = None) -> float:
     """Steps a second of V + M + C + world in `slots` slots, resets included: the shipped agent, or one with fresh V and M of
     another z size."""
-    from controller.agent import load_agent, make_agent, make_policy
-    from env.rollout import Job, Worlds, rollout
-    from env.run.weights import shipped
+    from controller.agent import load_agent, make_agent
+    from env.rollout import Job, WorldLanes, Worlds, rollout
+    from env.run.weights import shipped_controller
     from rnn.memory import make_memory
     from vae.vae import ConvVAE
 
@@ -88,13 +101,13 @@ def play_loop(dtype: str, slots: int, max_steps: int, repeats: int, z_size: int 
     world = replace(paper.world, max_steps=max_steps)
     settings = replace(paper, world=world, controller=replace(paper.controller, slots=slots, dtype=dtype))
     if z_size is None:
-        agent, _ = load_agent(task, settings, Path(), shipped("controller", task))
+        agent, _ = load_agent(task, settings, Path(), shipped_controller(task.name))
     else:
         settings = replace(settings, vae=replace(settings.vae, z_size=z_size))
         agent = make_agent(task, settings, ConvVAE(z_size, dtype=dtype), make_memory(task, settings, "float32"))
-        agent.set_candidates(np.zeros((1, make_policy(task, settings).size)))
-    worlds, jobs = Worlds(task, world), [Job(i, 0, i) for i in range(slots)]
-    rate = median_rate(lambda: sum(result.length for result in rollout(worlds, agent, jobs)), repeats)
+        agent.set_candidates(np.zeros((1, agent.policy.size)))
+    worlds, jobs = Worlds.of(task, world), [Job(i, 0, i) for i in range(slots)]
+    rate = median_rate(lambda: sum(result.length for result in rollout(WorldLanes(worlds, agent), jobs)), repeats)
     worlds.close()
     return rate
 
@@ -115,7 +128,7 @@ def dream_rate(data: Data, dtype: str, lanes: int, jobs: list[Job], candidates: 
     task = get_task("doom")
     paper = task.scales["paper"]
     settings = replace(paper, controller=replace(paper.controller, lanes=lanes, dtype=dtype, dream_steps=dream_steps))
-    simulate = dream_simulator(task, settings, data.doom_run)
+    simulate = dream_simulator(task, settings, data.doom_run).play
     if len(jobs) <= 128:
         return median_rate(lambda: sum(result.length for result in simulate(candidates, jobs)), 3)
     list(simulate(candidates, jobs[: len(jobs) // 10]))
@@ -125,10 +138,10 @@ def dream_rate(data: Data, dtype: str, lanes: int, jobs: list[Job], candidates: 
 
 def trained(data: Data, task: Task) -> Path:
     """The file of the shipped C, or, in Doom, of the one of --run."""
-    from env.run.weights import controller_path, shipped
+    from env.run.weights import controller_path, shipped_controller
 
     run = data.doom_run if task.name == "doom" else None
-    return shipped("controller", task) if run is None else controller_path(task, run, True, None)
+    return shipped_controller(task.name) if run is None else controller_path(task.name, run, True)
 
 
 def population(data: Data, task: Task, size: int, sigma: float = 0.03) -> np.ndarray:
