@@ -148,9 +148,9 @@ def make_world(task: Task, world: World, render_mode: str | None = None) -> gymn
         UserError: the world takes other actions than the task says.
     """
     made = task.world(world, render_mode)
-    size = getattr(made, "action_size", None)  # of a game of one's own
-    if size is not None and (size, made.discrete) != (task.actions.size, isinstance(task.actions, Discrete)):
-        takes = f"Discrete({size})" if made.discrete else f"Continuous, {size} numbers"
+    size, discrete = getattr(made, "action_size", None), getattr(made, "discrete", False)  # of a game of one's own
+    if size is not None and (size, discrete) != (task.actions.size, isinstance(task.actions, Discrete)):
+        takes = f"Discrete({size})" if discrete else f"Continuous, {size} numbers"
         raise UserError(f"{task.word}: the world takes actions {takes}, the task's are {task.actions}: make them fit")
     return made
 

@@ -146,7 +146,7 @@ def three_scales(name: str, smoke_steps: int = 100, **sections: Any) -> dict[str
         smoke_steps: the longest episode at scale `smoke`.
         sections: world=World(...), rnn=Rnn(...) and so on, in the place of those.
     """
-    own = {
+    own: dict[str, Any] = {
         "world": World(render="official"),
         "extract": Extract(policy="hold", past_done=False),
         "rnn": Rnn(window=50),

@@ -64,6 +64,7 @@ class Memory(Protocol):
         z_size: size of z.
         initial_noise, observe_noise, imagine_noise: standard normal numbers that these take for each episode.
         sample_noise: those that `loss_terms` takes for each frame.
+        trainable_variables: Keras'.
     """
 
     z_size: int
@@ -71,6 +72,7 @@ class Memory(Protocol):
     observe_noise: int
     imagine_noise: int
     sample_noise: int
+    trainable_variables: list[Any]
 
     def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
         """The state at the start of episodes that show x float32 [B, z_size] first; noise float32 [B, initial_noise]."""

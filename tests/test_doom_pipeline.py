@@ -34,9 +34,10 @@ def run(tmp_path_factory):
 def test_the_pipeline_leaves_everything(run):
     for index in range(5):
         episode = read_episode(episode_path(run / "extract" / "episodes", index))
-        assert 101 <= len(episode["obs"]) <= 120
-        assert episode["action"].shape == (len(episode["obs"]), 1)
-        assert episode["obs"].max(axis=(1, 2, 3)).min() > 0  # the black frame after death is no part of an episode
+        assert 101 <= len(episode["action"]) <= 120
+        assert len(episode["obs"]) == len(episode["action"]) + 1
+        assert episode["obs"][:-1].max(axis=(1, 2, 3)).min() > 0
+        assert (episode["obs"][-1].max() == 0) == episode["done"][-1]  # the black frame after death is the last one
     assert load_arrays(run / "encode" / "initial.npz")[0]["mu"].shape == (5, 64)
     assert {"loss", "z", "restart"} < set(read_jsonl(run / "rnn" / "log.jsonl")[-1])
     assert load_arrays(run / "controller" / "best.npz")[0]["params"].shape == (1088,)
@@ -75,7 +76,7 @@ def test_the_curve_in_dreams_is_the_same_on_one_two_and_five_ranks(run, tmp_path
     for ranks in (1, 2, 5):
         path = tmp_path / str(ranks)
         shutil.copytree(run, path, ignore=shutil.ignore_patterns("controller", "evaluate", "report", "episodes", "temperatures"))
-        words = ("--population", "5", "--seed-groups", "3", "--generations", "3", "--eval-every", "2", "--eval-episodes", "3")
+        words = ("--population", "5", "--sharing", "2", "--generations", "3", "--eval-every", "2", "--eval-episodes", "3")
         ok(run_python("controller/train.py", "doom", "--run", path, *words, ranks=ranks))
         rows = read_jsonl(path / "controller" / "log.jsonl")
         histories[ranks] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]

@@ -44,7 +44,7 @@ def test_a_stream_is_all_episodes_in_random_order_read_in_rows(episodes):
 
 def test_restart_marks_first_frames_and_nothing_else(episodes):
     parts = list(stream_batches(episodes, 3, 4, np.random.default_rng(1)))
-    mu, restart = (joined([getattr(p, name) for p in parts]) for name in ("mu", "restart"))
+    mu, restart = (joined([getattr(p, name) for p in parts]) for name in ("mu", "first"))
     np.testing.assert_array_equal(restart == 1, mu[..., 0] % 100 == 0)
     assert set(np.unique(restart)) == {0.0, 1.0}
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from env.run.errors import UserError
+from rnn.memory import Memory
 from rnn.rnn import MDNRNN
 from vae.vae import ConvVAE
 
@@ -83,11 +84,12 @@ def original_paths(folder: Path) -> OriginalPaths:
     return OriginalPaths(folder / "vae" / "vae.json", folder / "rnn" / "rnn.json")
 
 
-def load_original_rnn(path: Path, model: MDNRNN) -> None:
+def load_original_rnn(path: Path, model: Memory) -> None:
     """Set M's weights from the authors' rnn.json. Raises UserError, see `_assign`.
 
     Their CarRacing makes the output layer's variables first, their Doom the LSTM's; the first array's rows tell.
     """
+    assert isinstance(model, MDNRNN)
     output, lstm = model.output_layer, model.lstm
     named = [("output kernel", output.kernel), ("output bias", output.bias), ("LSTM kernel", lstm.kernel), ("LSTM bias", lstm.bias)]
     data = _read_json(path)

@@ -33,7 +33,7 @@ def process(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture[:ROWS], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
 
-_PAINTERS = {"fast": TrackPainter, "official": ExactPainter}
+_PAINTERS: dict[str, type[TrackPainter] | type[ExactPainter]] = {"fast": TrackPainter, "official": ExactPainter}
 _PROCESS = {"plain": process, "original": lambda picture: process_as_original(picture[:ROWS])}
 
 
