@@ -1,13 +1,13 @@
 """Evolve C with CMA-ES, the population's episodes spread over MPI ranks.
 
     mpirun -np 64 python controller/train.py
-    mpirun -np 8 python controller/train.py carracing --population 32 --episodes 4 --seed-groups 1
+    mpirun -np 8 python controller/train.py carracing --population 32 --episodes 4 --sharing 0
     python controller/train.py carracing --scale smoke
 
 C plays in the real world or wholly in M's dream (--world, --temperature). Uses V and M of RUN, or, where that run has none,
-those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring), mean.npz (at the last scoring), log.jsonl, and, to
-resume by the same command, es.pkl (the state of CMA-ES at some generation) and fitness.jsonl (all candidates' fitness, which leads
-from there to the last generation). The curve is the same on any number of processes.
+those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring), mean.npz (at the last
+scoring), log.jsonl, and, to resume by the same command, es.pkl (the state of CMA-ES at some generation) and fitness.jsonl (all
+candidates' fitness, which leads from there to the last generation). The curve is the same on any number of processes.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
     except DAMAGE as error:
         raise UserError(f"episode file {path} is damaged ({error}): delete it and run its stage again, it fills the gap") from None
     if any(length != steps for length in found.values()):
-        raise UserError(f"episode file {path} lacks its last frame, for an older version made it: delete {path.parents[1]} and make it anew")
+        raise UserError(f"episode file {path} lacks its last frame, an older version made it: delete {path.parents[1]} and make it anew")
     return episode
 
 

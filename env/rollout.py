@@ -20,7 +20,6 @@ from env.run.errors import UserError
 from env.run.settings import World
 from env.tasks import Task
 
-
 if TYPE_CHECKING:
     import gymnasium
 

@@ -67,7 +67,9 @@ class MDNRNN(keras.Model):
         self.z_size, self.action_size, self.units, self.mixtures = z_size, action_size, units, mixtures
         self.restart, self.restart_weight, self.step_reward = restart, restart_weight, step_reward
         self.lstm = LSTM(z_size + action_size + restart, units, dtype)
-        self.output_layer = keras.layers.Dense(restart + z_size * mixtures * 3, name="output", bias_initializer="glorot_uniform", dtype=dtype)
+        outputs = restart + z_size * mixtures * 3
+        # The bias, too, as TF1 does where no initialiser is named.
+        self.output_layer = keras.layers.Dense(outputs, name="output", bias_initializer="glorot_uniform", dtype=dtype)
         self.output_layer.build((None, units))
         self.built = True
 

@@ -5,7 +5,8 @@
     python tests/bench.py dream --run runs/doom
     python tests/bench.py growth --json tests/benches/growth.json --plot tests/benches/growth.png
 
-world: CarRacing as the agent sees it, with our drawing, with gymnasium's picture, and with gymnasium's own drawing. loop: the whole agent, V + M + C + world.
+world: CarRacing as the agent sees it, with our drawing, with gymnasium's picture, and with gymnasium's own drawing.
+drawing: how near our drawing is to gymnasium's. loop: the whole agent, V + M + C + world.
 dream: Doom's dream, steps of living dreams only. extract, encode: recording, and turning recordings into latents.
 vae, rnn: the trainings of V and M. scaling: 2 ranks against one, and how long ranks wait for each other.
 memory: of V's training and of a rank. all: all of these. growth: how throughput and memory change with slots, lanes,
@@ -34,11 +35,12 @@ from env.run.compute import available_cores, limit_threads
 from env.run.errors import UserError
 from env.run.files import write_json
 from env.run.flags import OneLineParser
-from tests.benches import commands, growth, play
+from tests.benches import commands, drawing, growth, play
 from tests.benches.data import Data
 
 BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
     "world": play.bench_world,
+    "drawing": drawing.bench_drawing,
     "loop": play.bench_loop,
     "dream": play.bench_dream,
     "extract": play.bench_extract,
@@ -49,7 +51,7 @@ BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
     "memory": commands.bench_memory,
     "growth": growth.bench_growth,
 }
-ALL = [name for name in BENCHES if name != "growth"]
+ALL = [name for name in BENCHES if name not in ("growth", "drawing")]
 
 
 def show(figures: dict[str, float]) -> None:

@@ -13,34 +13,7 @@ import env.worlds.carracing as carracing
 from env.worlds.carracing import CarRacing, process
 from env.worlds.drawing import ExactPainter
 from env.worlds.frames import process_as_original
-
-
-def drive(seed: int, steps: int) -> tuple[np.ndarray, float]:
-    """Drive both worlds with the same actions along the track.
-
-    Returns:
-        mean absolute difference of rows 0..83 for each frame, and the largest difference of rewards, ends and positions.
-    """
-    ours, official = CarRacing(), Official(lap_complete_percent=1.0)
-    ours.reset(seed=seed)
-    official.reset(seed=seed)
-    noise, differences, worst = np.random.default_rng(seed), [], 0.0
-    for _ in range(steps):
-        hull = official.car.hull
-        track = np.array([tile[2:4] for tile in official.track])
-        here = int(np.argmin(((track - hull.position) ** 2).sum(axis=1)))
-        ahead = track[(here + 6) % len(track)] - hull.position
-        turn = (np.arctan2(-ahead[0], ahead[1]) - hull.angle + np.pi) % (2 * np.pi) - np.pi
-        slow = np.hypot(*hull.linearVelocity) < 50
-        action = np.array([np.clip(-2 * turn, -1, 1) + 0.1 * noise.standard_normal(), 0.5 * slow, 0.0], np.float32)
-        _, reward, done, *_ = ours.step(action)
-        picture, official_reward, official_done, *_ = official.step(action)
-        differences.append(np.abs(ours._painter.frame(ours).astype(int) - picture[:84]).mean())
-        pairs = [(reward, official_reward), (done, official_done), (ours.t, official.t)]
-        for body, other in zip([ours.car.hull, *ours.car.wheels], [official.car.hull, *official.car.wheels]):
-            pairs += [(body.angle, other.angle), *zip(body.position, other.position), *zip(body.linearVelocity, other.linearVelocity)]
-        worst = max(worst, *(abs(float(a) - float(b)) for a, b in pairs))
-    return np.array(differences), worst
+from tests.benches.drawing import drive
 
 
 def test_drawing_is_close_and_physics_equal():
@@ -56,7 +29,7 @@ def test_drawing_on_ten_tracks():
     differences = np.concatenate([d for d, _ in results])
     print(f"mean absolute difference over 10 tracks x 200 frames: {differences.mean():.3f} of 255, worst frame {differences.max():.2f}")
     assert max(worst for _, worst in results) == 0.0
-    assert differences.mean() <= 0.35, "the README says 0.31"
+    assert differences.mean() <= 0.35, "the README says 0.31 (tests/benches/drawing.json)"
     assert differences.max() <= 2.5
 
 

@@ -55,7 +55,7 @@ def test_recordings_without_their_last_frame_are_refused(folder, keys):
     path = episode_path(folder, 2)
     old = make_episode(2)
     write_episode(path, old | {"obs": old["obs"][:-1]})
-    with pytest.raises(UserError, match="lacks its last frame, for an older version made it: delete .* and make it anew"):
+    with pytest.raises(UserError, match="lacks its last frame, an older version made it: delete .* and make it anew"):
         read_episode(path, keys)
 
 
