@@ -176,7 +176,7 @@ def test_nothing_is_left_after_a_kill(tmp_path):
 def test_an_engine_whose_starter_cannot_run_is_started_plainly(monkeypatch, tmp_path):
     """As where temporary files may not be executed."""
     monkeypatch.chdir(tmp_path)  # a plain engine leaves _vizdoom where it stands
-    monkeypatch.setattr("env.worlds.doom.STARTER", "#!/nowhere/sh\n# {python} {code}\n")
+    monkeypatch.setattr("env.worlds.engine.STARTER", "#!/nowhere/sh\n# {python} {code}\n")
     plain = TakeCover()
     with pytest.warns(UserWarning, match="cannot run"):
         frame, _ = plain.reset(seed=5)

@@ -240,7 +240,7 @@ def finds(bug: Bug, folder: Path) -> str:
     if bug.right not in text:
         return f"{bug.file} no longer has '{bug.right}'"
     file.write_text(text.replace(bug.right, bug.wrong, 1))
-    command = [sys.executable, "-m", "pytest", "-x", "-m", "not slow", "-p", "no:cacheprovider", bug.test]
+    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", bug.test]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     shutil.rmtree(folder)
     found = result.returncode == 1 and "1 failed" in result.stdout and "AssertionError" in result.stdout
