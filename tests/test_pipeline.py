@@ -134,7 +134,7 @@ def test_a_trained_c_records_too(run, tmp_path):
     path = tmp_path / "driven"
     ok(run_python("controller/extract.py", "carracing", "--run", path, *TINY, "--policy", "controller", "--episodes", "3"))
     driven = read_episode(episode_path(path / "extract" / "episodes", 0))
-    assert driven["obs"].shape == (40, 64, 64, 3)
+    assert driven["obs"].shape == (41, 64, 64, 3)
     random = read_episode(episode_path(run / "extract" / "episodes", 0))
     assert not np.array_equal(driven["action"], random["action"])
     np.testing.assert_array_equal(driven["obs"][0], random["obs"][0], "episode i has the same track whoever drives")

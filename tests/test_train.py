@@ -35,11 +35,14 @@ def test_all_scorings_are_on_the_same_episodes(tiny):
     """The original's np.arange(popsize): the best scoring is not the one with the easiest episodes."""
     seeds = scoring_seeds(with_controller(tiny, eval_episodes=5))
     assert seeds.shape == (1, 5) and len(set(seeds.ravel())) == 5
+    for _ in range(3):
+        np.testing.assert_array_equal(scoring_seeds(with_controller(tiny, eval_episodes=5)), seeds)
     assert not set(seeds.ravel()) & set(training_seeds(tiny, 0).ravel())
 
 
 def test_no_two_purposes_share_a_seed():
     """Neither what recording, training, scoring, evaluation, pictures and play use, nor an episode and another of its kind."""
+    assert len(Purpose) == len(Purpose.__members__)
     keys = [(Purpose.RECORDING, i) for i in range(40)] + [(Purpose.RECORDING, i, attempt) for i in range(20) for attempt in (1, 2)]
     keys += [(Purpose.TRAINING, *numbers) for numbers in itertools.product(range(4), repeat=3)]
     keys += [(purpose, i) for purpose in Purpose if purpose not in (Purpose.RECORDING, Purpose.TRAINING) for i in range(40)]
