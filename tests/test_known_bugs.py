@@ -155,7 +155,13 @@ BUGS = [
         "tests/test_rnn.py::test_state_is_carried_from_window_to_window_and_not_into_an_epoch",
     ),
     Bug("C is trained in dreams without noise", "rnn/dream.py", "tf.constant(self._noise())", "tf.constant(self._noise() * 0)", DREAMS),
-    Bug("C is trained on a state that an earlier dream left", "rnn/dream.py", "lambda now, new: tf.tensor_scatter_nd_update(now, lanes, new)", "lambda now, new: now", DREAMS),
+    Bug(
+        "C is trained on a state that an earlier dream left",
+        "rnn/dream.py",
+        "lambda now, new: tf.tensor_scatter_nd_update(now, lanes, new)",
+        "lambda now, new: now",
+        DREAMS,
+    ),
     Bug(
         "C is scored with another action than it was trained with",
         "controller/simulate.py",
@@ -244,7 +250,8 @@ def finds(bug: Bug, folder: Path) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-n", "0", *fast, "-p", "no:cacheprovider", bug.test]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     shutil.rmtree(folder)
-    found = result.returncode == 1 and "1 failed" in result.stdout and "AssertionError" in result.stdout
+    asserted = "AssertionError" in result.stdout or "Failed: DID NOT RAISE" in result.stdout
+    found = result.returncode == 1 and "1 failed" in result.stdout and asserted
     return "" if found else f"{bug.what}: {result.stdout[-800:]}"
 
 
