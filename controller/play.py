@@ -47,8 +47,7 @@ class Keyboard:
     """An agent, or nobody, until a person takes over (a Player with one slot, see env/rollout.py).
 
     Args:
-        actions: the game's.
-        keys: of the task.
+        task: the game, with its keys and actions.
         player: the agent, or None.
         held: which keys are held down now, by name.
     """
