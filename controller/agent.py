@@ -22,7 +22,7 @@ from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import model_paths, shipped_controller
+from env.run.weights import is_shipped, model_paths
 from env.tasks import Task
 from rnn.memory import Memory, State, load_memory
 from vae.vae import ConvVAE, load_vae
@@ -192,14 +192,14 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
 def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tuple[Agent, Settings]:
     """The agent of the C in `weights` on the V and M of a run, and the settings with C's shape.
 
-    The shipped C plays on the shipped V and M, whatever the run holds.
+    A shipped C plays on the shipped V and M, whatever the run holds.
 
     Raises:
         UserError: as `load_models` and `load_controller`; the run's C was evolved on another V and M than it has now; or C is of
             a size that V and M do not give.
     """
     paper = task.scales["paper"]
-    on_shipped = weights == shipped_controller(task.name)
+    on_shipped = is_shipped(weights, task.name)
     if on_shipped:
         settings = dataclasses.replace(settings, vae=paper.vae, rnn=paper.rnn)
     elif weights == run / "controller" / "best.npz":

@@ -44,7 +44,7 @@ from env.run.ranks import Ranks, launched, mpirun, run_ranks
 from env.run.rundir import Run, RunInUse, saved_settings
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import controller_path, fingerprint, fingerprints, model_paths, shipped_controller
+from env.run.weights import controller_path, fingerprint, fingerprints, is_shipped, model_paths
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Se
     agent, settings = load_agent(task, settings, run, weights)
     inside = weights.resolve().is_relative_to(REPOSITORY)
     source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
-    models = None if weights == shipped_controller(task.name) else run
+    models = None if is_shipped(weights, task.name) else run
     dream = dream_simulator(task, settings, models) if settings.evaluate.dream_episodes else None
     made_of = fingerprints(model_paths(task.name, models)) | {"controller": fingerprint(weights)}
     return Scored(agent, settings, source, made_of, dream=dream, params=agent.candidates[0])

@@ -3,9 +3,12 @@
     python controller/pipeline.py carracing
     python controller/pipeline.py carracing --scale day --run runs/mine --controller-population 32
     python controller/pipeline.py doom --temperatures 0.1,0.5,1.0,1.15,1.3
+    python controller/pipeline.py carracing --table
+    python controller/pipeline.py doom --table --es-seeds 1,2,3
 
 A finished stage is skipped, an interrupted one resumes; a stage that was made with other settings is named, not reused.
-With --temperatures, V and M are made once, and then a C for each temperature (see controller/results/temperatures.py).
+With --temperatures, --table or --es-seeds, V and M are made once, and then several C's on them: at each temperature of dreams, for each
+row of the paper's table, by evolutions with each of these seeds (see controller/results/studies.py).
 Stages that play episodes run on MPI ranks, one for each core (--ranks), the others use all cores or the GPU.
 """
 
@@ -23,7 +26,7 @@ import subprocess
 import time
 
 from controller.estimate import describe, measure
-from controller.results.temperatures import OWN, SHARED, link_stages, plan_studies, write_table
+from controller.results.studies import OWN, SHARED, link_stages, plan_studies
 from env.run.command import SHOW, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
 from env.run.errors import UserError
@@ -82,13 +85,16 @@ def main() -> None:
     new.add_argument("--ranks", type=int, default=available_cores(), metavar="int", help="MPI ranks (default: one for each core)")
     new.add_argument("--no-estimate", action="store_true", help="start at once, without measuring this machine first")
     new.add_argument("--temperatures", metavar="LIST", help="evolve a C at each of these temperatures, such as 0.5,1.0,1.15")
+    new.add_argument("--table", action="store_true", help="evolve a C for each row of the paper's table")
+    new.add_argument("--es-seeds", metavar="LIST", help="do that by several evolutions, with these seeds, such as 1,2,3")
     parsed = new.parse_args()
     if parsed.ranks < 1:
         raise UserError(f"--ranks is {parsed.ranks}: it must be at least 1")
     mpirun(parsed.ranks)
     task, path, settings = resolve(parsed, None)
     check_device(settings)
-    studies = plan_studies(path, settings, parsed.temperatures) if parsed.temperatures is not None else []
+    asked = parsed.table or parsed.temperatures is not None or parsed.es_seeds is not None
+    studies = plan_studies(path, settings, parsed.temperatures, parsed.table, parsed.es_seeds) if asked else []
     waiting = waiting_stages(path, settings, SHARED if studies else STAGES)
     report = [] if studies else ["report"]
     if not waiting and report and (path / "report" / "report.md").exists():
@@ -100,7 +106,7 @@ def main() -> None:
     if (waiting or own) and not parsed.no_estimate:
         rates = measure([task.word, "--run", str(path)])
         print(describe(task, settings, rates, parsed.ranks, [*waiting, *(name for _, name in own)]), flush=True)
-    to_do = [*waiting, *report, *(f"{name} at temperature {study.name}" for study, name in own)]
+    to_do = [*waiting, *report, *(f"{name} of {study.name}" for study, name in own)]
     print(f"to do in {path}: {', '.join(to_do) or 'nothing'}", flush=True)
     for name in (*waiting, *report):
         run_stage(name, task.word, path, ranks_of(name, settings, parsed.ranks))
@@ -108,12 +114,14 @@ def main() -> None:
         run_stage(name, task.word, study, ranks_of(name, settings, parsed.ranks))
     if studies:
         finish_studies(task, path, settings)
-    print(f"finished: see {path / STUDIES / 'table.md' if studies else path / 'report' / 'report.md'}")
+    print(f"finished: see {path / STUDIES / f'{task.name}.md' if studies else path / 'report' / 'report.md'}")
 
 
 def finish_studies(task: Task, path: Path, settings: Settings) -> None:
-    """Print and write the table, and make the run's report again, where it has one."""
-    print(write_table(path, task))
+    """Show and write the paper's tables with ours beside them, and make the run's report again, where it has one."""
+    root = Path(__file__).resolve().parents[1]
+    words = [sys.executable, str(root / "controller" / "verify.py"), task.word, "--run", str(path), "--out", str(path / STUDIES)]
+    subprocess.run(words, check=False)
     if (path / "report" / "report.md").exists() and not waiting_stages(path, settings, STAGES):
         run_stage("report", task.word, path, 1)
 

@@ -29,7 +29,7 @@ from env.run.command import parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.settings import Settings
-from env.run.weights import controller_path, shipped_controller
+from env.run.weights import controller_path, is_shipped
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream:
         print(f"{error}. There is no agent: you play")
     else:
         agent, settings = load_agent(task, settings, run, weights)
-        models = None if weights == shipped_controller(task.name) else run
+        models = None if is_shipped(weights, task.name) else run
     if temperature is not None:
         settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, temperature=temperature))
         settings.check()

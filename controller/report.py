@@ -18,15 +18,16 @@ import dataclasses
 import json
 from typing import Any
 
+from controller.results.evidence import of_run
 from controller.results.paper import ORIGINAL_TRAINING, row_for
 from controller.results.scores import score_table
-from controller.results.temperatures import read_scores, temperature_table
+from controller.results.tables import all_tables, evolution
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.files import read_jsonl, write_atomic
 from env.run.rundir import Run
-from env.run.settings import STAGES, Controller
+from env.run.settings import STAGES
 from env.tasks import Task
 
 
@@ -35,29 +36,6 @@ def short(value: Any) -> str:
     if isinstance(value, list):
         return " .. ".join(map(short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def evolution(c: Controller) -> str:
-    """Under which settings a C was evolved: '64 x 8 dreams at temperature 1.15'."""
-    where = f"dreams at temperature {c.temperature:g}" if c.world == "dream" else "episodes"
-    return f"{c.population} x {c.episodes} {where}"
-
-
-def loss_table(run: Run, task: Task) -> list[str]:
-    """Lines of Markdown: ours and the authors' losses at equal training steps; none where theirs are not published."""
-    lines = []
-    for stage, title in (("vae", "V"), ("rnn", "M")):
-        ours = {row["step"]: row for row in read_jsonl(run.stage(stage).log)}
-        both = {step: terms for step, terms in ORIGINAL_TRAINING.get(task.name, {}).get(stage, {}).items() if step in ours}
-        if not both:
-            continue
-        names = list(next(iter(both.values())))
-        lines += ["", f"| {title}'s step | " + " | ".join(f"{name}: ours | authors" for name in names) + " |"]
-        lines.append("|---" * (1 + 2 * len(names)) + "|")
-        for step, terms in both.items():
-            lines.append(f"| {step} | " + " | ".join(f"{short(ours[step][name])} | {short(terms[name])}" for name in names) + " |")
-    note = "Ours are means since the last row of the log, the authors' of one batch."
-    return ["## Losses at equal steps", *lines, "", note, ""] if lines else []
 
 
 def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict[str, Any]) -> None:
@@ -70,10 +48,7 @@ def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict
     lines += [f"| the world: this episode scores {score:.1f} | a dream of M's: {dreamt:.0f} steps |", "|---|---|"]
     lines += ["| ![the agent in the world](agent.gif) | ![the agent in M's dream](dream.gif) |", ""]
     lines += [f"![{name}]({name}.png)\n" for name in ("moments", "reconstructions", "vae", "rnn", "controller")]
-    lines += loss_table(run, task)
-    studied = read_scores(run.path)
-    if studied:
-        lines += ["## Temperatures", "", temperature_table(task, studied), ""]
+    lines += ["## Beside the paper", "", *(f"{table.markdown()}\n" for table in all_tables(of_run(task, run.path)))]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
     for name in STAGES:
         summary = ", ".join(f"{key} {short(value)}" for key, value in run.stage(name).summary.items())

@@ -3,8 +3,8 @@
     python controller/ship.py carracing --run runs/carracing-day
 
 Writes vae/shipped/TASK, rnn/shipped/TASK and controller/shipped/TASK: weights, the trainings' logs and pictures, initial.npz (first
-frames, from which dreams start), settings.json, and, if temperatures were studied, temperatures.json. Weights are kept in half
-precision: score the agent again after shipping it.
+frames, from which dreams start), settings.json, and the C's of the run's studies in controller/shipped/TASK/rows. V and M are kept in half
+precision: score the agents again after shipping them, as this command then says.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import shutil
 
 import numpy as np
 
-from controller.results.temperatures import read_scores
+from controller.results.evidence import ROWS
 from env.run.command import parser, resolve, run_command
 from env.run.errors import UserError
-from env.run.files import load_arrays, save_arrays, write_json
+from env.run.files import REPOSITORY, load_arrays, save_arrays, write_json
+from env.run.rundir import study_folders
 from env.run.weights import shipped
+from env.tasks import Task
 
 # Pictures of a report that are shipped: floor, name there, name here.
 PICTURES = (
@@ -65,10 +67,23 @@ def main() -> None:
     for floor, picture, name in PICTURES:
         shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task.name, f"{name}.png"))
     write_json(shipped("controller", task.name, "settings.json"), settings.to_dict())
-    studied = read_scores(run)
-    if studied:
-        plain = {tau: {key: value for key, value in scores.items() if key != "agent"} for tau, scores in studied.items()}
-        write_json(shipped("controller", task.name, "temperatures.json"), plain)  # without this machine's paths
+    ship_rows(task, run)
+    print("V, M and so all scores are others now; to make them:")
+    shipped_folder = shipped("controller", task.name, "best.npz").parent
+    for best in (shipped_folder / "best.npz", *sorted((shipped_folder / ROWS).glob("*/best.npz"))):
+        best = best.relative_to(REPOSITORY)
+        print(f"python controller/evaluate.py {task.name} --weights {best} --json {best.with_name('scores.json')}")
+
+
+def ship_rows(task: Task, run: Path) -> None:
+    """Copy the C's of the run's studies, instead of those of an earlier run."""
+    rows = shipped("controller", task.name, ROWS)
+    shutil.rmtree(rows, ignore_errors=True)
+    for folder in study_folders(run):
+        if (folder / "controller" / "best.npz").exists():
+            for source in (folder / "settings.json", folder / "controller" / "best.npz", folder / "controller" / "log.jsonl"):
+                (rows / folder.name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, rows / folder.name / source.name)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ TELL_EVERY = 30.0  # seconds between lines where there is no terminal for a prog
 
 def training_seeds(settings: Settings, generation: int) -> np.ndarray:
     """Seeds of a generation's episodes, int64 [population, episodes]. Candidates seed_groups apart share theirs."""
-    c, run_seed = settings.controller, settings.seed
+    c, run_seed = settings.controller, settings.evolution_seed
     groups = [[episode_seed(run_seed, Purpose.TRAINING, generation, g, e) for e in range(c.episodes)] for g in range(c.seed_groups)]
     return np.array([groups[candidate % c.seed_groups] for candidate in range(c.population)])
 
@@ -93,7 +93,7 @@ class Evolution:
         if state.exists():
             self.generation, self.es = ES.load(state)
         else:
-            self.generation, self.es = 0, ES(size, c.population, c.sigma, c.l2, self.settings.seed)
+            self.generation, self.es = 0, ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed)
         self._replay(self.folder / "fitness.jsonl")
         best = self.folder / "best.npz"
         note = load_arrays(best)[1] if best.exists() else {}
@@ -162,9 +162,10 @@ def score_mean(
 ) -> dict[str, Any]:
     """Score the distribution's mean, rounded to 4 decimals like the original's solutions (train.py, evaluate_batch), and keep
     it if it is the best; returns what the generation's row gets."""
+    started = time.monotonic()
     mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(simulate.size))
     scores, _ = play(ranks, simulate, mean[None], scoring_seeds(settings))
-    return evolution.scored(mean, scores, unplanned) if evolution else {}
+    return evolution.scored(mean, scores, unplanned) | {"eval_seconds": time.monotonic() - started} if evolution else {}
 
 
 def check_agreement(ranks: Ranks, settings: Settings, models: dict[str, str]) -> None:
@@ -221,7 +222,7 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         started = time.monotonic()
         candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, simulate.size)))
         scores, lengths = play(ranks, simulate, candidates, training_seeds(settings, generation))
-        row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) if evolution else {}
+        row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) | {"cores": ranks.size} if evolution else {}
         generation += 1
         if generation % c.eval_every == 0:
             row |= score_mean(ranks, simulate, evolution, settings)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,8 @@ def run_python(*words: object, ranks: int = 1, timeout: float = 600) -> subproce
         command = [str(Path(sys.executable).with_name("mpirun")), "-np", str(ranks), *command]
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    """A log's row without what the machine decides: times, and how many cores there were."""
+    return {key: value for key, value in row.items() if not key.endswith("seconds") and key != "cores"}

@@ -8,7 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, run_python, without_times
 
 from env.episodes import episode_path, read_episode
 from env.run.files import load_arrays, read_jsonl
@@ -55,17 +55,19 @@ def test_the_pipeline_leaves_everything(run):
 def test_a_c_for_each_temperature_on_one_v_and_m(run):
     words = ("controller/pipeline.py", "doom", "--run", run, "--temperatures", "0.5,1.15", "--ranks", "2", "--no-estimate")
     result = ok(run_python(*words))
-    assert "| 1.15 | 2 | " in result.stdout, "the run's own C is at 1.15"
-    for name in ("0.5", "1.15"):
-        study = run / "temperatures" / name
+    for name in ("tau-0.5", "tau-1.15"):
+        study = run / "studies" / name
         assert (study / "rnn").resolve() == (run / "rnn").resolve()
         scores = json.loads((study / "evaluate" / "scores.json").read_text())
-        assert scores["dream"]["temperature"] == float(name)
-        assert f"| {name} | 2 | {scores['dream']['mean']:.1f} ± " in (run / "temperatures" / "table.md").read_text()
+        assert scores["dream"]["temperature"] == float(name[4:])
+        (line,) = [line for line in result.stdout.splitlines() if line.endswith(f"| {name} |") or f"| {name} " in line[-12:]]
+        assert "not comparable (episodes of" in line and f"{scores['dream']['mean']:.1f} ± " not in line
+    assert (run / "studies" / "tau-1.15" / "controller").resolve() == (run / "controller").resolve(), "the run's own C is at 1.15"
+    assert "tau-0.5" in (run / "studies" / "doom.md").read_text() and (run / "studies" / "doom.png").stat().st_size > 10000
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*.npz")}
     assert "controller: took" not in ok(run_python(*words)).stdout, "a second call evolves nothing"
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert "## Temperatures" in (run / "report" / "report.md").read_text()
+    assert "Evolution of tau-0.5" in (run / "report" / "report.md").read_text()
     other = run_python("controller/pipeline.py", "doom", "--run", run, "--temperatures", "0.5", "--rnn-steps", "9", "--no-estimate")
     assert other.returncode == 2, "a C must not be left on another M"
 
@@ -79,7 +81,7 @@ def test_the_curve_in_dreams_is_the_same_on_one_two_and_five_ranks(run, tmp_path
         words = ("--population", "5", "--sharing", "2", "--generations", "3", "--eval-every", "2", "--eval-episodes", "3")
         ok(run_python("controller/train.py", "doom", "--run", path, *words, ranks=ranks))
         rows = read_jsonl(path / "controller" / "log.jsonl")
-        histories[ranks] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        histories[ranks] = [without_times(row) for row in rows]
     assert histories[1] == histories[2] == histories[5]
     assert len(histories[1]) == 3
 
@@ -125,6 +127,10 @@ def test_random_policies_are_scored(tmp_path):
         (("doom", "--temperatures", "1,hot"), "give different positive numbers"),
         (("doom", "--temperatures", "0"), "give different positive numbers"),
         (("doom", "--temperatures", "1,1e-9"), "controller.temperature is 1e-09"),
+        (("doom", "--es-seeds", "1,1"), "--es-seeds is '1,1': give different positive numbers"),
+        (("doom", "--es-seeds", "0.5"), "--es-seeds is '0.5'"),
+        (("doom", "--table", "--temperatures", "1"), "leave --temperatures out"),
+        (("tests/games/lunar_lander.py", "--table"), "has none of lunar_lander"),
         (("doom", "--rnn-sequences", "episodes"), "rnn.restart needs sequences of a stream"),
         (("doom", "--rnn-min-learning-rate", "0.1"), "rnn.min_learning_rate is above"),
         (("carracing", "--evaluate-dream-episodes", "2"), "no score in its dreams"),

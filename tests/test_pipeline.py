@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, run_python, without_times
 
 from env.episodes import episode_path, is_whole, read_episode
 from env.run.files import load_arrays, read_jsonl, save_arrays
@@ -227,7 +227,7 @@ def test_the_curve_is_the_same_on_one_two_and_five_ranks(run, tmp_path):
         words = ("--population", "5", "--sharing", "2", "--generations", "3", "--eval-every", "2", "--eval-episodes", "3")
         ok(run_python("controller/train.py", "carracing", "--run", path, *words, ranks=ranks))
         rows = read_jsonl(path / "controller" / "log.jsonl")
-        histories[ranks] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        histories[ranks] = [without_times(row) for row in rows]
     assert histories[1] == histories[2] == histories[5]
     assert len(histories[1]) == 3
     assert len({row["mean"] for row in histories[1]}) == 3
@@ -242,7 +242,7 @@ def test_evolution_resumed_equals_evolution_at_one_go(run, tmp_path):
         for generations in parts:
             words = ("--population", "4", "--generations", generations, "--eval-every", "2", "--eval-episodes", "2")
             ok(run_python("controller/train.py", "carracing", "--run", path, *words))
-        rows[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(path / "controller" / "log.jsonl")]
+        rows[name] = [without_times(row) for row in read_jsonl(path / "controller" / "log.jsonl")]
     assert rows["broken"] == rows["whole"]
 
 

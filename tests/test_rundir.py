@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from controller.results.temperatures import SHARED
+from controller.results.studies import SHARED
 from env.run.errors import UserError
 from env.run.rundir import Run, waiting_stages
 from env.run.settings import STAGES
@@ -165,10 +165,10 @@ def test_recordings_by_an_agent_know_which(tmp_path, tiny):
 
 def test_a_temperature_study_is_not_left_on_another_v_and_m(tmp_path):
     settings = get_task("doom").scales["smoke"]
-    stage = Stage(tmp_path / "run" / "temperatures" / "0.5", "controller", settings)
+    stage = Stage(tmp_path / "run" / "studies" / "tau-0.5", "controller", settings)
     stage.start()
     stage.finish({})
-    with pytest.raises(UserError, match="vae is to be trained, but .*temperatures/0.5/controller were made from an earlier one"):
+    with pytest.raises(UserError, match="vae is to be trained, but .*studies/tau-0.5/controller were made from an earlier one"):
         waiting_stages(tmp_path / "run", settings, SHARED)
 
 

@@ -9,8 +9,6 @@ import pytest
 
 from controller.results.paper import ORIGINAL_CURVE, SCORES, row_for
 from controller.results.scores import bootstrap_interval, score_table, summarise
-from controller.results.temperatures import parse_temperatures, temperature_table
-from env.run.errors import UserError
 from env.run.settings import Controller
 from env.tasks import get_task
 
@@ -66,22 +64,3 @@ def test_dooms_rows_go_by_temperature():
     assert "| 7.0 ± 0.0 | **1.0 ± 0.0** |" in table
     assert "| 918 ± 546 | **1092 ± 556** |" in table
     assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
-def test_the_temperature_table_has_ours_beside_the_papers():
-    doom = get_task("doom")
-    ours = summarise(np.full(3, 500.0), np.ones(3), np.ones(3)) | {"dream": summarise(np.full(3, 900.0), np.ones(3), np.ones(3))}
-    ours["generations"] = 90
-    lines = temperature_table(doom, {1.15: ours, 0.8: ours}).splitlines()
-    assert len({line.count("|") for line in lines}) == 1
-    assert "| 1.15 | 90 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 | 918 ± 546 | 1092 ± 556 |" in lines
-    assert "| 0.8 | 90 | 900.0 ± 0.0 | **500.0 ± 0.0** | 500 .. 500 |  |  |" in lines
-    assert "| 0.1 |  |  |  |  | 2086 ± 140 | 193 ± 58 |" in lines
-    assert [float(line.split("|")[1]) for line in lines[2:8]] == [0.1, 0.5, 0.8, 1.0, 1.15, 1.3]
-
-
-def test_lists_of_temperatures():
-    assert parse_temperatures("0.1,1.15,2") == (0.1, 1.15, 2.0)
-    for words in ("", "a", "1,,2", "0", "-1", "1,1.0", "1,1.0000001", "inf", "nan"):
-        with pytest.raises(UserError, match="give different positive numbers"):
-            parse_temperatures(words)

@@ -13,7 +13,8 @@ class Published:
 
     Attributes:
         method, source: what was scored, and where that is published.
-        features, hidden, temperature: the settings of C that it belongs to; None where it has none, or takes any.
+        features, hidden, temperature: the settings of C that it belongs to; features is None where there is no C of ours
+            to compare, temperature None where C was not evolved in dreams.
         dream: its score in the dream that it was trained in, where there is one.
     """
 
@@ -22,7 +23,7 @@ class Published:
     std: float
     source: str
     features: str | None = None
-    hidden: bool | None = None
+    hidden: int = 0
     temperature: float | None = None
     dream: tuple[float, float] | None = None
 
@@ -33,7 +34,7 @@ _DOOM = "Ha & Schmidhuber 2018, table in section 4.4"
 
 
 def _at(temperature: float, dream: tuple[float, float], actual: tuple[float, float]) -> Published:
-    return Published(f"Full world model, tau {temperature:.2f}", *actual, _DOOM, "zch", False, temperature, dream)
+    return Published(f"Full world model, tau {temperature:.2f}", *actual, _DOOM, "zch", 0, temperature, dream)
 
 
 SCORES: dict[str, tuple[Published, ...]] = {
@@ -42,9 +43,9 @@ SCORES: dict[str, tuple[Published, ...]] = {
         Published("A3C (continuous)", 591, 45, _RACING),
         Published("A3C (discrete)", 652, 10, _RACING),
         Published("ceobillionaire (gym leaderboard)", 838, 11, _RACING),
-        Published("V model only, z", 632, 251, _RACING, "z", False),
-        Published("V model only, z, with a hidden layer", 788, 141, _RACING, "z", True),
-        Published("Full world model, z and h", 906, 21, _RACING, "zh", False),
+        Published("V model only, z", 632, 251, _RACING, "z"),
+        Published("V model only, z, with a hidden layer", 788, 141, _RACING, "z", 40),
+        Published("Full world model, z and h", 906, 21, _RACING, "zh"),
     ),
     "doom": (
         Published(RANDOM, 210, 108, _DOOM),
@@ -62,32 +63,84 @@ SCORES: dict[str, tuple[Published, ...]] = {
 ORIGINAL_CURVE: dict[str, dict[int, tuple[float, float, float, float | None]]] = {
     "carracing": {
         1: (-55, -82, 35, None),
+        6: (92, -67, 483, None),
         11: (281, -19, 612, None),
+        16: (512, 32, 779, None),
         21: (616, 237, 807, None),
         25: (668, 350, 846, 822.9),
+        31: (704, 334, 856, None),
+        41: (753, 346, 874, None),
+        50: (767, 552, 870, 867.5),
         51: (754, 405, 871, None),
+        75: (767, 479, 879, 869.9),
         100: (799, 494, 868, 867.0),
+        125: (812, 691, 874, 869.1),
+        150: (822, 720, 889, 875.5),
+        175: (829, 729, 895, 874.8),
         200: (823, 673, 897, 880.4),
+        250: (839, 678, 902, 876.1),
+        300: (844, 609, 899, 883.2),
+        350: (858, 735, 895, 883.0),
+        400: (850, 698, 896, 883.5),
         500: (864, 645, 900, 890.6),
+        600: (864, 752, 905, 890.7),
+        700: (880, 769, 907, 891.6),
+        800: (880, 825, 909, 894.7),
+        900: (883, 811, 909, 892.0),
         1000: (882, 839, 905, 892.2),
+        1200: (885, 826, 912, 893.6),
+        1400: (888, 810, 910, 896.7),
+        1600: (896, 866, 913, 896.8),
         1800: (890, 814, 911, 900.5),
     },
     "doom": {
         1: (305, 145, 466, None),
+        6: (347, 225, 612, None),
         11: (365, 257, 582, None),
+        16: (403, 218, 640, None),
         21: (456, 173, 746, None),
-        25: (476, 238, 877, 701.4),
+        25: (476, 238, 876, 701.4),
+        31: (609, 309, 1011, None),
+        41: (638, 333, 991, None),
+        50: (686, 431, 1020, 701.0),
         51: (656, 317, 994, None),
+        75: (663, 377, 1040, 741.8),
         100: (698, 329, 1064, 791.5),
+        125: (739, 365, 1397, 753.7),
+        150: (703, 218, 961, 815.3),
+        175: (705, 477, 1063, 778.6),
         200: (769, 492, 1111, 789.6),
+        250: (785, 388, 1244, 776.6),
+        300: (744, 520, 1019, 810.1),
+        350: (766, 487, 1191, 844.3),
+        400: (758, 381, 1084, 813.3),
         500: (831, 425, 1240, 840.6),
+        600: (840, 338, 1225, 842.9),
+        700: (837, 468, 1142, 862.7),
+        800: (836, 536, 1278, 860.5),
+        900: (852, 447, 1195, 879.3),
         1000: (872, 586, 1192, 905.6),
+        1200: (860, 515, 1296, 884.7),
+        1400: (848, 448, 1222, 884.6),
+        1600: (883, 647, 1203, 892.8),
         1800: (897, 530, 1278, 891.4),
     },
 }
 
 # Under which settings.
 ORIGINAL_EVOLUTION = {"carracing": "64 x 16 episodes", "doom": "64 x 16 dreams at temperature 1.25"}
+
+# What C saw in it.
+ORIGINAL_FEATURES = {"carracing": "zh", "doom": "zch"}
+
+# Core-hours of its 1,800 generations on 64 cores, by the time column of their logs.
+ORIGINAL_CORE_HOURS = {"carracing": 71_600, "doom": 3_470}
+
+# Parameters of V, M and C (paper, appendix A; the full model's C).
+PARAMETERS: dict[str, dict[str, int]] = {
+    "carracing": {"vae": 4_348_547, "rnn": 422_368, "controller": 867},
+    "doom": {"vae": 4_446_915, "rnn": 1_678_785, "controller": 1_088},
+}
 
 # The authors' training logs, where they are published (doomrnn/trainlog): stage -> step -> terms of the loss of that batch.
 ORIGINAL_TRAINING: dict[str, dict[str, dict[int, dict[str, float]]]] = {
@@ -99,17 +152,30 @@ ORIGINAL_TRAINING: dict[str, dict[str, dict[int, dict[str, float]]]] = {
             5000: {"loss": 40.33, "reconstruction": 8.33, "kl": 32.00},
             8000: {"loss": 40.09, "reconstruction": 8.01, "kl": 32.08},
             10000: {"loss": 40.12, "reconstruction": 8.07, "kl": 32.05},
+            15000: {"loss": 38.96, "reconstruction": 6.96, "kl": 32.00},
+            20000: {"loss": 39.30, "reconstruction": 7.28, "kl": 32.02},
+            30000: {"loss": 38.33, "reconstruction": 6.29, "kl": 32.04},
+            50000: {"loss": 37.94, "reconstruction": 5.90, "kl": 32.04},
+            100000: {"loss": 36.00, "reconstruction": 3.94, "kl": 32.06},
+            200000: {"loss": 36.07, "reconstruction": 4.04, "kl": 32.02},
+            308000: {"loss": 35.57, "reconstruction": 3.57, "kl": 32.01},
         },
         "rnn": {
             20: {"loss": 1.426, "z": 1.314, "restart": 0.112},
             100: {"loss": 1.195, "z": 1.118, "restart": 0.078},
             200: {"loss": 1.149, "z": 1.082, "restart": 0.067},
-            500: {"loss": 1.106, "z": 1.059, "restart": 0.046},
-            1000: {"loss": 1.087, "z": 1.047, "restart": 0.041},
+            500: {"loss": 1.105, "z": 1.059, "restart": 0.046},
+            1000: {"loss": 1.087, "z": 1.046, "restart": 0.041},
             2000: {"loss": 1.056, "z": 1.034, "restart": 0.022},
+            3000: {"loss": 1.036, "z": 1.024, "restart": 0.012},
+            4000: {"loss": 1.031, "z": 1.023, "restart": 0.007},
             5000: {"loss": 1.023, "z": 1.016, "restart": 0.007},
+            7000: {"loss": 1.018, "z": 1.014, "restart": 0.004},
+            8000: {"loss": 1.009, "z": 1.004, "restart": 0.005},
             10000: {"loss": 1.006, "z": 1.001, "restart": 0.005},
-            24400: {"loss": 0.982, "z": 0.981, "restart": 0.001},
+            15000: {"loss": 0.994, "z": 0.992, "restart": 0.002},
+            20000: {"loss": 0.986, "z": 0.985, "restart": 0.002},
+            24380: {"loss": 0.984, "z": 0.983, "restart": 0.001},
         },
     },
 }
@@ -121,6 +187,6 @@ def row_for(task: str, c: Controller | None) -> Published | None:
     if c is None:
         return next((row for row in SCORES.get(task, ()) if row.method == RANDOM), None)
     for row in SCORES.get(task, ()):
-        if (row.features, row.hidden) == (c.features, c.hidden > 0) and row.temperature in (None, c.temperature):
+        if (row.features, row.hidden > 0) == (c.features, c.hidden > 0) and row.temperature in (None, c.temperature):
             return row
     return SCORES[task][-1] if task in SCORES else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_EVOLUTION
+from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_EVOLUTION, ORIGINAL_FEATURES, ORIGINAL_TRAINING
+from controller.results.tables import evolution
 from env.episodes import episode_path, read_episode
 from env.rollout import Job, Moment, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.files import read_jsonl, write_atomic
@@ -16,9 +17,11 @@ from env.run.settings import Settings
 from env.tasks import Task
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from controller.agent import Agent
+    from controller.results.evidence import Evidence
 
 FRAMES_SHOWN = 10
 EVERY = 4  # steps of the world for each picture of the video
@@ -30,17 +33,27 @@ def plot_terms(log: Path, target: Path, title: str, original: dict[int, dict[str
     import matplotlib.pyplot as plt
 
     rows = read_jsonl(log)
-    names = [key for key in rows[0] if key not in ("step", "seconds_per_step")]
+    names = terms_of(rows)
     figure, axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3.2), squeeze=False)
     for axis, name in zip(axes[0], names):
-        axis.plot([row["step"] for row in rows], [row[name] for row in rows], label="ours")
-        known = {step: terms[name] for step, terms in original.items() if name in terms and step <= rows[-1]["step"]}
-        if known:
-            axis.plot(list(known), list(known.values()), "kx", label="authors")
-            axis.legend(fontsize=8)
-        axis.set(title=f"{title}: {name}", xlabel="training step")
-        axis.grid(alpha=0.3)
+        draw_term(axis, rows, name, title, original)
     save_figure(figure, target)
+
+
+def terms_of(rows: list[dict[str, Any]]) -> list[str]:
+    """The names of a training's losses in the rows of its log."""
+    return [key for key in rows[0] if key not in ("step", "seconds_per_step", "cores")]
+
+
+def draw_term(axis: Axes, rows: list[dict[str, Any]], name: str, title: str, original: dict[int, dict[str, float]]) -> None:
+    """A training's loss against its steps, and the authors' as far as ours goes."""
+    axis.plot([row["step"] for row in rows], [row[name] for row in rows], label="ours")
+    known = {step: terms[name] for step, terms in original.items() if name in terms and step <= rows[-1]["step"]}
+    if known:
+        axis.plot(list(known), list(known.values()), "kx", label="authors")
+        axis.legend(fontsize=8)
+    axis.set(title=f"{title}: {name}", xlabel="training step")
+    axis.grid(alpha=0.3)
 
 
 def plot_controller(log: Path, target: Path, task: str, ours: str) -> None:
@@ -48,9 +61,14 @@ def plot_controller(log: Path, target: Path, task: str, ours: str) -> None:
     one. `ours` says under which settings ours was made."""
     import matplotlib.pyplot as plt
 
-    rows = read_jsonl(log)
-    generations = [row["generation"] for row in rows]
     figure, axis = plt.subplots(figsize=(7, 4))
+    draw_evolution(axis, read_jsonl(log), task, ours)
+    save_figure(figure, target)
+
+
+def draw_evolution(axis: Axes, rows: list[dict[str, Any]], task: str, ours: str, title: str = "C: evolution") -> None:
+    """What `plot_controller` shows."""
+    generations = [row["generation"] for row in rows]
     axis.fill_between(generations, [r["min"] for r in rows], [r["max"] for r in rows], alpha=0.2, label="population, min to max")
     axis.plot(generations, [row["mean"] for row in rows], label=f"population, mean ({ours})")
     scored = [row for row in rows if "eval" in row]
@@ -61,10 +79,35 @@ def plot_controller(log: Path, target: Path, task: str, ours: str) -> None:
         axis.plot(list(known), [v[0] for v in known.values()], "k--", marker=".", label=f"authors' population, mean ({theirs})")
         evaluated = {g: v[3] for g, v in known.items() if v[3] is not None}
         axis.plot(list(evaluated), list(evaluated.values()), "kx", label="authors' mean solution, scored")
-    axis.set(xlabel="generation", ylabel="score", title="C: evolution")
+    axis.set(xlabel="generation", ylabel="score", title=title)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
+
+
+def plot_against_authors(evidence: Evidence, target: Path) -> bool:
+    """All evolutions and both trainings of a game beside the authors', a panel each; whether there was anything to draw."""
+    import matplotlib.pyplot as plt
+
+    evolved = [agent for agent in evidence.agents if agent.log]
+    terms = [(stage, name) for stage in ("vae", "rnn") if evidence.logs[stage] for name in terms_of(evidence.logs[stage])]
+    panels = len(evolved) + len(terms)
+    if not panels:
+        return False
+    columns = min(3, panels)
+    figure, axes = plt.subplots(-(-panels // columns), columns, figsize=(6 * columns, 4 * -(-panels // columns)), squeeze=False)
+    free = iter(axes.flat)
+    for agent in evolved:
+        c = agent.settings.controller
+        # Only what saw the same is to be compared.
+        task = evidence.task.name if (c.features, c.hidden) == (ORIGINAL_FEATURES.get(evidence.task.name), 0) else ""
+        draw_evolution(next(free), agent.log, task, evolution(c), f"C: {agent.name}")
+    for stage, name in terms:
+        original = ORIGINAL_TRAINING.get(evidence.task.name, {}).get(stage, {})
+        draw_term(next(free), evidence.logs[stage], name, "V" if stage == "vae" else "M", original)
+    for axis in free:
+        axis.set_axis_off()
     save_figure(figure, target)
+    return True
 
 
 def save_figure(figure: Figure, target: Path) -> None:

@@ -13,7 +13,7 @@ from env.run.files import REPOSITORY, write_json
 from env.run.settings import STAGES, Settings, load_settings
 from env.run.stages import Stage
 
-STUDIES = "temperatures"  # the folder of a run that holds its temperature study, see controller/results/temperatures.py
+STUDIES = "studies"  # the folder of a run that holds further C's on its V and M, see controller/results/studies.py
 TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
 
 
@@ -85,7 +85,7 @@ def saved_settings(path: Path) -> Settings | None:
 
 
 def study_folders(path: Path) -> Iterator[Path]:
-    """The runs of a run's temperature study."""
+    """The runs of a run's studies."""
     yield from sorted(folder for folder in (path / STUDIES).glob("*") if folder.is_dir())
 
 

@@ -104,6 +104,9 @@ class Controller:
     sigma: float = setting(0.1, "initial step size sigma0 of CMA-ES", low=1e-12)
     l2: float = setting(0.01, "weight decay: the fitness loses l2 * mean(w^2)", low=0)
     generations: int = setting(1800, "generations to evolve", low=1, resumable=True)
+    es_seed: int = setting(
+        0, "seed of CMA-ES and of its episodes: another one is another evolution on the same V and M; 0 means the run's", low=0, high=2**31 - 1
+    )
     eval_every: int = setting(25, "generations between scorings of the distribution's mean", low=1)
     eval_episodes: int = setting(1024, "episodes of such a scoring", low=1)
     slots: int = setting(16, "episodes that one process plays side by side", low=1)
@@ -144,6 +147,11 @@ class Settings:
     rnn: Rnn = field(default_factory=Rnn)
     controller: Controller = field(default_factory=Controller)
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    @property
+    def evolution_seed(self) -> int:
+        """The seed of CMA-ES and of the episodes that it compares candidates by."""
+        return self.controller.es_seed or self.seed
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, ready for JSON."""

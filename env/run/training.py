@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from env.run.command import progress
+from env.run.compute import available_cores
 from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays
 
@@ -149,7 +150,7 @@ def train(
         bar.update()
         if step % log_every == 0 or step == steps:
             row = {"step": step, **{key: float(value) / count for key, value in sums.items()}}
-            row["seconds_per_step"] = (time.monotonic() - started) / count
+            row |= {"seconds_per_step": (time.monotonic() - started) / count, "cores": available_cores()}
             if not np.isfinite(row["loss"]):
                 raise UserError(f"{name}: the loss became {row['loss']} at step {step}: lower the learning rate; the checkpoint is kept")
             log.append(row)

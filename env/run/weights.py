@@ -36,6 +36,11 @@ def shipped_controller(task: str) -> Path:
     return shipped("controller", task, "best.npz")
 
 
+def is_shipped(weights: Path, task: str) -> bool:
+    """Whether a C comes with the project, the best one or that of a row of the paper's table: it then plays on the V and M that do."""
+    return weights.resolve().is_relative_to(shipped_controller(task).parent)
+
+
 def model_paths(task: str, run: Path | None) -> Models:
     """The V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
 

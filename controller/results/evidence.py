@@ -1,0 +1,161 @@
+"""What there is to check against the paper: weights, logs and scores, of the agents that come with the project or of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from env.run.errors import UserError
+from env.run.files import load_arrays, read_jsonl
+from env.run.rundir import saved_settings, study_folders
+from env.run.settings import Settings, load_settings
+from env.run.weights import fingerprint, fingerprints, model_paths, shipped
+from env.tasks import Task
+
+Rows = list[dict[str, Any]]
+ROWS = "rows"  # in controller/shipped/TASK: further C's that come with the project, a folder for each
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A C, as far as it got.
+
+    Attributes:
+        name: its folder's.
+        settings: with which it was evolved.
+        log: its evolution's.
+        weights: its parameters' file.
+        scores: what controller/evaluate.py wrote; None if it was not scored.
+        stale: why its scores do not count; empty if they do.
+    """
+
+    name: str
+    settings: Settings
+    log: Rows
+    weights: Path
+    scores: dict[str, Any] | None = None
+    stale: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All of one game.
+
+    Attributes:
+        source: the run, or that it comes with the project.
+        task: the game.
+        settings: with which V and M were trained.
+        models: the weights of "vae" and "rnn", as far as they are there.
+        logs: those of the trainings of "vae" and "rnn".
+        agents: the C's on them.
+        policies: scores of policies without skill, by name.
+    """
+
+    source: str
+    task: Task
+    settings: Settings
+    models: dict[str, Path]
+    logs: dict[str, Rows]
+    agents: list[Agent]
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def of_shipped(task: Task) -> Evidence:
+    """What comes with the project.
+
+    Raises:
+        UserError: nothing does, or a file is damaged.
+    """
+    paths = model_paths(task.name, None)
+    own = shipped("controller", task.name, "best.npz").parent
+    agents = [_agent(folder, folder.name, folder, None) for folder in sorted((own / ROWS).glob("*")) if folder.is_dir()]
+    best = _agent(own, "shipped", own, None)
+    if fingerprint(best.weights) not in {fingerprint(agent.weights) for agent in agents}:  # it may be one of them
+        agents.insert(0, best)
+    policies = {}
+    for path in sorted(own.glob("*.json")):
+        scores = _read(path)
+        if str(scores.get("agent", "")).endswith(" policy"):
+            policies[path.stem] = scores
+    return Evidence(
+        "the files that come with the project",
+        task,
+        best.settings,
+        {"vae": paths.vae, "rnn": paths.rnn},
+        {stage: _log(shipped(stage, task.name, "log.jsonl")) for stage in ("vae", "rnn")},
+        agents,
+        policies,
+    )
+
+
+def of_run(task: Task, path: Path) -> Evidence:
+    """A run and its studies, however far they got.
+
+    Raises:
+        UserError: there is no run, or it is another game's, or a file is damaged.
+    """
+    settings = saved_settings(path)
+    if settings is None:
+        raise UserError(f"{path} is no run: give a directory that 'bash run.sh {task.word}' made, or leave --run out")
+    if settings.task != task.name:
+        raise UserError(f"{path} is a run of {settings.task}, not of {task.name}")
+    folders = [path, *study_folders(path)]
+    agents = [
+        _agent(folder / "controller", "run" if folder == path else folder.name, folder / "evaluate", folder)
+        for folder in folders
+        if (folder / "controller" / "best.npz").exists()
+    ]
+    linked = {agent.weights.resolve() for agent in agents if agent.name != "run"}  # a study that took over the run's own C
+    return Evidence(
+        str(path),
+        task,
+        settings,
+        {stage: path / stage / "weights.npz" for stage in ("vae", "rnn") if (path / stage / "weights.npz").exists()},
+        {stage: _log(path / stage / "log.jsonl") for stage in ("vae", "rnn")},
+        [agent for agent in agents if agent.name != "run" or agent.weights.resolve() not in linked],
+    )
+
+
+def _agent(folder: Path, name: str, scored: Path, run: Path | None) -> Agent:
+    """The C in `folder`, whose scores lie in `scored`, of `run`, or of those that come with the project."""
+    settings = load_settings((run or folder) / "settings.json")
+    weights, scores = folder / "best.npz", None
+    stale = ""
+    if (scored / "scores.json").exists():
+        scores = _read(scored / "scores.json")
+        stale = _stale(scores, fingerprints(model_paths(settings.task, run)) | {"controller": fingerprint(weights)})
+    return Agent(name, settings, _log(folder / "log.jsonl"), weights, scores, stale)
+
+
+def _stale(scores: dict[str, Any], now: dict[str, str]) -> str:
+    """What of V, M and C was another one when the scores were made."""
+    names = {"vae": "V", "rnn": "M", "controller": "C"}
+    then = scores.get("fingerprints") or {}
+    changed = [names[part] for part, value in now.items() if then.get(part) != value]
+    return f"scored with another {' and '.join(changed)}" if changed else ""
+
+
+def _log(path: Path) -> Rows:
+    return read_jsonl(path) if path.exists() else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        data = None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: score the agent again")
+    return data
+
+
+def parameters(path: Path) -> int:
+    """Numbers in a weights file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    arrays, _ = load_arrays(path)
+    return sum(array.size for array in arrays.values())

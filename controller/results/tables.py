@@ -1,0 +1,236 @@
+"""The paper's tables with ours beside them: what controller/verify.py shows. Every figure is computed from files; none is typed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from controller.results.evidence import Agent, Evidence, Rows, parameters
+from controller.results.paper import (
+    ORIGINAL_CORE_HOURS,
+    ORIGINAL_CURVE,
+    ORIGINAL_EVOLUTION,
+    ORIGINAL_FEATURES,
+    ORIGINAL_TRAINING,
+    PARAMETERS,
+    RANDOM,
+    SCORES,
+    Published,
+)
+from controller.results.scores import mean_and_std
+from controller.results.welch import difference, verdict
+from env.run.settings import Controller
+
+NOT_RUN = "not run"
+PARTS = {"vae": "V", "rnn": "M", "controller": "C"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, a table, and notes below it.
+
+    Attributes:
+        title: the heading.
+        header, rows: the cells, as they are shown.
+        notes: lines below.
+        data: the same for programs: a dict for each row.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    data: list[dict[str, Any]]
+
+    def markdown(self) -> str:
+        """As Markdown, columns aligned for reading it as it is."""
+        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
+        lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in (self.header, *self.rows)]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return "\n".join([f"### {self.title}", "", *lines, *(f"\n{note}" for note in self.notes)])
+
+
+def all_tables(evidence: Evidence) -> list[Table]:
+    """Those of one game, without the empty ones."""
+    tables = [score_rows(evidence), *curve_tables(evidence), *loss_tables(evidence), parameter_table(evidence), cost_table(evidence)]
+    return [table for table in tables if table.rows]
+
+
+def score_rows(evidence: Evidence) -> Table:
+    """The paper's table of scores: a row for each C of ours, under the paper's row that it belongs to, and "not run" where there is
+    none; then those of ours that the paper has no row for."""
+    dreams = any(row.dream for row in SCORES.get(evidence.task.name, ()))
+    header = ["row", *(["dream: paper", "dream: ours"] if dreams else []), "paper", "ours", "95% interval", "difference (95%)", "p"]
+    header += ["verdict", "C"]
+    rows, data = [], []
+
+    def add(title: str, row: Published | None, agent: Agent | None, scores: dict[str, Any] | None, name: str) -> None:
+        found = _score(evidence, row, agent, scores)
+        cells = [title]
+        if dreams:
+            dream = (scores or {}).get("dream") if not found["reason"] else None
+            cells += [f"{row.dream[0]:g} ± {row.dream[1]:g}" if row and row.dream else "", mean_and_std(dream) if dream else ""]
+        cells += [f"{row.mean:g} ± {row.std:g}" if row else "", found["ours"], found["interval"], found["difference"], found["p_shown"]]
+        rows.append([*cells, found["verdict"] + (f" ({found['reason']})" if found["reason"] else ""), name])
+        data.append({"row": title, "agent": name, **found["data"], "verdict": found["verdict"], "reason": found["reason"]})
+
+    matched: set[str] = set()
+    for row in SCORES.get(evidence.task.name, ()):
+        if row.method == RANDOM:
+            add(row.method, row, None, evidence.policies.get("uniform"), "uniform" if "uniform" in evidence.policies else "")
+        if row.features is None:
+            continue
+        ours = [agent for agent in evidence.agents if belongs(agent.settings.controller, row)]
+        matched |= {agent.name for agent in ours}
+        for agent in ours:
+            add(row.method, row, agent, agent.scores, agent.name)
+        if not ours:
+            add(row.method, row, None, None, "")
+    for agent in evidence.agents:
+        if agent.name not in matched:
+            add(described(agent.settings.controller), None, agent, agent.scores, agent.name)
+    notes = [
+        "The verdict is Welch's test on our episodes and the paper's 100: above or below where p < 0.05; else reproduced, if the interval of "
+        "the difference keeps within 25% of the paper's mean, or undecided. A standard deviation is over episodes.",
+    ]
+    return Table("Scores", header, rows, notes, data)
+
+
+def belongs(c: Controller, row: Published) -> bool:
+    """Whether a C of these settings fills this row of the paper."""
+    return (row.features, row.hidden) == (c.features, c.hidden) and row.temperature in (None, c.temperature)
+
+
+def described(c: Controller) -> str:
+    """A C that the paper has no row for: 'zh, 40 hidden units', 'zch, tau 1.25'."""
+    words = [c.features, *([f"{c.hidden} hidden units"] if c.hidden else []), *([f"tau {c.temperature:g}"] if c.world == "dream" else [])]
+    return ", ".join(words)
+
+
+def _score(evidence: Evidence, row: Published | None, agent: Agent | None, scores: dict[str, Any] | None) -> dict[str, Any]:
+    """A row's cells: ours, its interval, the difference from the paper's, p, the verdict and, where there is none, the reason."""
+    empty = {"ours": "", "interval": "", "difference": "", "p_shown": "", "data": {}}
+    if scores is None:
+        return empty | {"verdict": NOT_RUN, "reason": "not scored yet" if agent else ""}
+    if agent and agent.stale:
+        return empty | {"verdict": "refused", "reason": agent.stale}
+    low, high = scores["ci95"]
+    data = {"episodes": scores["episodes"], "mean": scores["mean"], "std": scores["std"], "ci95": scores["ci95"], "seed": scores["seed"]}
+    cells = {"ours": mean_and_std(scores), "interval": f"{low:.0f} .. {high:.0f}", "difference": "", "p_shown": ""}
+    if row is None:
+        return cells | {"verdict": "", "reason": "", "data": data}
+    data |= {"paper_mean": row.mean, "paper_std": row.std}
+    reason = _incomparable(evidence, scores)
+    if reason:
+        return cells | {"verdict": "not comparable", "reason": reason, "data": data}
+    found = difference(np.array(scores["returns"]), row.mean, row.std)
+    cells |= {"difference": f"{found.mean:+.0f} ({found.low:+.0f} .. {found.high:+.0f})", "p_shown": f"{found.p:.2g}"}
+    data |= {"difference": found.mean, "difference_ci95": [found.low, found.high], "p": found.p}
+    return cells | {"verdict": verdict(found, row.mean), "reason": "", "data": data}
+
+
+def _incomparable(evidence: Evidence, scores: dict[str, Any]) -> str:
+    """Why a scoring cannot stand beside the paper's; empty if it can."""
+    paper = evidence.task.scales["paper"].world
+    if scores["episodes"] < 2:
+        return "a single episode"
+    if scores["max_steps"] != paper.max_steps:
+        return f"episodes of {scores['max_steps']} steps, the paper's have {paper.max_steps}"
+    if scores["render"] != "official":
+        return f"{scores['render']} drawing"
+    return ""
+
+
+def curve_tables(evidence: Evidence) -> list[Table]:
+    """Each evolution that saw what the authors' saw, beside theirs, at equal generations."""
+    task = evidence.task.name
+    header = ["generation", "ours: mean / min / max", "authors: mean / min / max", "difference of means", "ours: mean solution", "authors: mean solution"]
+    tables = []
+    for agent in evidence.agents:
+        c = agent.settings.controller
+        if task not in ORIGINAL_CURVE or (c.features, c.hidden) != (ORIGINAL_FEATURES[task], 0):
+            continue
+        log = {row["generation"]: row for row in agent.log}
+        rows, data = [], []
+        for generation, (mean, low, high, scored) in ORIGINAL_CURVE[task].items():
+            if generation not in log:
+                continue
+            ours = log[generation]
+            solution = f"{ours['eval']:.0f} ± {ours['eval_std']:.0f}" if "eval" in ours else ""
+            cells = [str(generation), f"{ours['mean']:.0f} / {ours['min']:.0f} / {ours['max']:.0f}", f"{mean} / {low} / {high}"]
+            rows.append([*cells, f"{ours['mean'] - mean:+.0f}", solution, f"{scored:.0f}" if scored else ""])
+            data.append({"generation": generation, "ours": [ours["mean"], ours["min"], ours["max"]], "authors": [mean, low, high]})
+            data[-1] |= {"ours_mean_solution": ours.get("eval"), "authors_mean_solution": scored}
+        notes = [f"Ours: {evolution(c)}, the mean solution over {c.eval_episodes}; the authors': {ORIGINAL_EVOLUTION[task]}, it over 1024."]
+        tables.append(Table(f"Evolution of {agent.name}", header, rows, notes, data))
+    return tables
+
+
+def evolution(c: Controller) -> str:
+    """Under which settings a C was evolved: '64 x 8 dreams at temperature 1.15'."""
+    where = f"dreams at temperature {c.temperature:g}" if c.world == "dream" else "episodes"
+    return f"{c.population} x {c.episodes} {where}"
+
+
+def loss_tables(evidence: Evidence) -> list[Table]:
+    """V's and M's losses beside the authors' at equal training steps, where theirs are published."""
+    tables = []
+    for stage in ("vae", "rnn"):
+        ours = {row["step"]: row for row in evidence.logs[stage]}
+        theirs = ORIGINAL_TRAINING.get(evidence.task.name, {}).get(stage, {})
+        both = {step: terms for step, terms in theirs.items() if step in ours}
+        names = list(next(iter(both.values()), {}))
+        header = ["step", *(f"{name}: ours | authors | difference".replace(" | ", " / ") for name in names)]
+        rows = [[str(step), *(_compared(ours[step][name], terms[name]) for name in names)] for step, terms in both.items()]
+        data = [{"step": step, "ours": {name: ours[step][name] for name in names}, "authors": terms} for step, terms in both.items()]
+        notes = ["Ours are means since the last row of the log, the authors' of one batch."]
+        tables.append(Table(f"{PARTS[stage]}'s losses", header, rows, notes, data))
+    return tables
+
+
+def _compared(ours: float, theirs: float) -> str:
+    return f"{ours:.4g} / {theirs:.4g} / {ours / theirs - 1:+.0%}"
+
+
+def parameter_table(evidence: Evidence) -> Table:
+    """Numbers in V, M and C."""
+    published = PARAMETERS.get(evidence.task.name, {})
+    files = dict(evidence.models)
+    full = [agent for agent in evidence.agents if agent.settings.controller.features == ORIGINAL_FEATURES.get(evidence.task.name)]
+    chosen = (full or evidence.agents)[:1]
+    files |= {"controller": chosen[0].weights} if chosen else {}
+    rows, data = [], []
+    for part, path in files.items():
+        ours, theirs = parameters(path), published.get(part)
+        agree = "" if theirs is None else "reproduced" if ours == theirs else "differs"
+        rows.append([PARTS[part], f"{ours:,}", f"{theirs:,}" if theirs else "", agree])
+        data.append({"part": PARTS[part], "ours": ours, "paper": theirs, "verdict": agree})
+    return Table("Parameters", ["part", "ours", "paper", "verdict"], rows, [], data)
+
+
+def cost_table(evidence: Evidence) -> Table:
+    """What it took: steps and core-hours of each training, as their logs say."""
+    rows, data = [], []
+
+    def add(name: str, what: str, log: Rows, seconds: list[float], authors: str) -> None:
+        cores = [row.get("cores") for row in log]
+        hours = sum(seconds) / 3600
+        spent = sum(s * n for s, n in zip(seconds, cores) if n) / 3600 if all(cores) and log else None
+        rows.append([name, what, f"{hours:.1f}", f"{spent:.1f}" if spent is not None else "not logged", authors])
+        data.append({"part": name, "what": what, "hours": hours, "core_hours": spent})
+
+    for stage in ("vae", "rnn"):
+        log = evidence.logs[stage]
+        if log:
+            steps = np.diff([0, *(row["step"] for row in log)])
+            add(PARTS[stage], f"{log[-1]['step']:,} steps", log, [row["seconds_per_step"] * n for row, n in zip(log, steps)], "")
+    for agent in evidence.agents:
+        log, c = agent.log, agent.settings.controller
+        if log:
+            what = f"{log[-1]['generation']} generations of {evolution(c)}, {sum(row['steps'] for row in log) / 1e6:.1f} M steps"
+            full = c.features == ORIGINAL_FEATURES.get(evidence.task.name)
+            theirs = f"{ORIGINAL_CORE_HOURS[evidence.task.name]:,} (1,800 generations)" if full else ""
+            add(f"C, {agent.name}", what, log, [row["seconds"] + row.get("eval_seconds", 0.0) for row in log], theirs)
+    return Table("Cost", ["part", "what", "hours", "core-hours", "authors' core-hours"], rows, [], data)

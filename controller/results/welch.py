@@ -1,0 +1,55 @@
+"""Whether a score differs from a published one: Welch's t-test, and the interval of the difference."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+# Runs of the authors themselves differ by about this part of a score; an interval that is wider on each side decides nothing.
+TOLERANCE = 0.25
+PAPER_EPISODES = 100
+
+
+class Difference(NamedTuple):
+    """Ours minus theirs: the mean's, its interval at LEVEL, and the probability of one as large, or larger, if there were none."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def difference(returns: np.ndarray, mean: float, std: float, episodes: int = PAPER_EPISODES) -> Difference:
+    """Welch's t-test of our returns against a published mean and (population) standard deviation over so many episodes.
+
+    Args:
+        returns: float [n], n > 1.
+    """
+    count = len(returns)
+    ours, theirs = float(np.var(returns, ddof=1)) / count, std**2 / (episodes - 1)  # squared standard errors of the two means
+    apart = float(np.mean(returns)) - mean
+    error = (ours + theirs) ** 0.5
+    if not error:
+        return Difference(apart, apart, apart, float(not apart))
+    student = _student((ours + theirs) ** 2 / (ours**2 / (count - 1) + theirs**2 / (episodes - 1)))
+    half = error * float(student.quantile((1 + LEVEL) / 2))
+    return Difference(apart, apart - half, apart + half, 2 * float(student.cdf(-abs(apart) / error)))
+
+
+def _student(freedom: float):  # -> tfp.distributions.StudentT
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+
+    one = tf.constant(1.0, tf.float64)
+    return tfp.distributions.StudentT(tf.constant(freedom, tf.float64), 0 * one, one)
+
+
+def verdict(found: Difference, mean: float) -> str:
+    """"above" or "below" where the difference is significant; else "reproduced" if the interval of the difference keeps within TOLERANCE
+    of the published mean, and "undecided" if it is too wide to say so."""
+    if found.p < 1 - LEVEL:
+        return "above" if found.mean > 0 else "below"
+    within = max(-found.low, found.high) <= TOLERANCE * abs(mean)
+    return "reproduced" if within else "undecided"

@@ -1,0 +1,182 @@
+"""The paper's tables: statistics, verdicts, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import run_python
+
+from controller.results.evidence import of_run, of_shipped
+from controller.results.scores import summarise
+from controller.results.tables import all_tables, score_rows
+from controller.results.welch import Difference, difference, verdict
+from env.run.files import save_arrays, write_json
+from env.run.weights import fingerprint, fingerprints, model_paths, shipped
+from env.tasks import get_task
+
+
+def test_welchs_test_against_student_s_density_added_up():
+    rng = np.random.default_rng(3)
+    ours, mean, std = rng.normal(800, 90, 40), 830.0, 60.0
+    a, b = np.var(ours, ddof=1) / 40, std**2 / 99
+    freedom = (a + b) ** 2 / (a**2 / 39 + b**2 / 99)
+    t = (ours.mean() - mean) / math.sqrt(a + b)
+    grid = np.linspace(abs(t), 400, 4_000_001)
+    constant = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+    density = constant * (1 + grid**2 / freedom) ** (-(freedom + 1) / 2)
+    p = 2 * np.trapezoid(density, grid)
+    found = difference(ours, mean, std)
+    assert found.p == pytest.approx(p, rel=1e-4)
+    assert found.mean == pytest.approx(ours.mean() - mean)
+    assert found.high - found.mean == pytest.approx(found.mean - found.low)
+
+
+def test_the_interval_covers_no_difference_at_its_rate():
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(300):
+        theirs = rng.normal(100, 50, 100)
+        found = difference(rng.normal(100, 20, 30), float(theirs.mean()), float(theirs.std()))
+        assert (found.low <= 0 <= found.high) == (found.p >= 0.05)
+        hits += found.low <= 0 <= found.high
+    assert 0.91 <= hits / 300 <= 0.985
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (Difference(50, 10, 90, 0.01), "above"),
+        (Difference(-50, -90, -10, 0.01), "below"),
+        (Difference(-50, -120, 20, 0.2), "reproduced"),
+        (Difference(-50, -260, 160, 0.6), "undecided"),
+        (Difference(0, -300, 300, 1.0), "undecided"),
+    ],
+)
+def test_verdicts(found, word):
+    assert verdict(found, 1000) == word
+
+
+def test_equal_returns_are_no_error():
+    assert verdict(difference(np.full(10, 906.0), 906, 0), 906) == "reproduced"
+
+
+@pytest.fixture()
+def run(tmp_path, task):
+    """A run of CarRacing as verify reads it, with a scored C."""
+    settings = task.scales["paper"]
+    path = tmp_path / "run"
+    write_json(path / "settings.json", settings.to_dict())
+    for stage in ("vae", "rnn"):
+        save_arrays(path / stage / "weights.npz", {"w": np.zeros(7)}, {})
+    c = path / "controller"
+    save_arrays(c / "best.npz", {"params": np.zeros(867)}, {})
+    rows = [{"generation": g, "mean": 5.0 * g, "min": 0.0, "max": 9.0, "steps": 10, "seconds": 36.0, "cores": 100} for g in (1, 2, 11)]
+    rows[2] |= {"eval": 77.0, "eval_std": 3.0, "eval_seconds": 72.0}
+    (c / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scored(path, np.random.default_rng(0).normal(900, 25, 100))
+    return path
+
+
+def scored(path, returns, **changes):
+    made_of = fingerprints(model_paths("carracing", path)) | {"controller": fingerprint(path / "controller" / "best.npz")}
+    scores = {"render": "official", "max_steps": 1000, "seed": 1, "fingerprints": made_of} | summarise(returns, returns, returns)
+    write_json(path / "evaluate" / "scores.json", scores | changes)
+
+
+def full_row(task, path):
+    """The full model's cells in the table of scores."""
+    return score_rows(of_run(task, path)).data[-1]
+
+
+def test_a_runs_tables(run, task):
+    tables = {table.title: table for table in all_tables(of_run(task, run))}
+    row = full_row(task, run)
+    assert (row["verdict"], row["agent"], row["paper_mean"]) == ("reproduced", "run", 906)
+    assert [r["verdict"] for r in tables["Scores"].data[:2]] == ["not run", "not run"]
+    curve = tables["Evolution of run"]
+    assert [r["generation"] for r in curve.data] == [1, 11], "at the authors' generations alone"
+    assert curve.rows[1][1:4] == ["55 / 0 / 9", "281 / -19 / 612", "-226"] and curve.rows[1][4] == "77 ± 3"
+    assert [(r["part"], r["ours"], r["verdict"]) for r in tables["Parameters"].data] == [
+        ("V", 7, "differs"),
+        ("M", 7, "differs"),
+        ("C", 867, "reproduced"),
+    ]
+    assert tables["Cost"].data[0]["core_hours"] == pytest.approx((3 * 36 + 72) * 100 / 3600)
+    for table in tables.values():
+        lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+        assert len({len(line) for line in lines}) == 1, "columns are aligned"
+
+
+def test_scores_of_another_v_m_or_c_are_refused(run, task):
+    for path, part in (("vae/weights.npz", "V"), ("rnn/weights.npz", "M"), ("controller/best.npz", "C")):
+        whole = (run / path).read_bytes()
+        save_arrays(run / path, {"w": np.ones(7)}, {})
+        row = full_row(task, run)
+        assert (row["verdict"], row["reason"]) == ("refused", f"scored with another {part}") and "mean" not in row
+        (run / path).write_bytes(whole)
+    assert full_row(task, run)["verdict"] == "reproduced"
+    save_arrays(run / "vae" / "weights.npz", {"w": np.ones(7)}, {})
+    result = run_python("controller/verify.py", "carracing", "--run", run)
+    assert result.returncode == 1 and "refused: carracing's run (scored with another V): score again" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"), [({"render": "fast"}, "fast drawing"), ({"max_steps": 100}, "episodes of 100 steps"), ({"episodes": 1}, "single")]
+)
+def test_other_conditions_are_not_compared(run, task, changes, part):
+    scored(run, np.full(5, 900.0), **changes)
+    row = full_row(task, run)
+    assert row["verdict"] == "not comparable" and part in row["reason"] and "p" not in row
+
+
+def test_a_c_that_is_not_scored_is_not_run(run, task):
+    (run / "evaluate" / "scores.json").unlink()
+    row = full_row(task, run)
+    assert (row["verdict"], row["reason"]) == ("not run", "not scored yet")
+
+
+def test_a_c_of_no_row_of_the_papers_stands_apart(run, task):
+    settings = task.scales["paper"]
+    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, features="zch", hidden=3))
+    write_json(run / "settings.json", settings.to_dict())
+    rows = score_rows(of_run(task, run)).data
+    assert [row["verdict"] for row in rows] == ["not run"] * 3 + [""]
+    assert rows[-1]["row"] == "zch, 3 hidden units" and rows[-1]["mean"] == pytest.approx(900, abs=10)
+
+
+@pytest.mark.parametrize("name", ["carracing", "doom"])
+def test_what_comes_with_the_project(name):
+    task = get_task(name)
+    evidence = of_shipped(task)
+    assert not [agent.stale for agent in evidence.agents if agent.stale]
+    tables = {table.title: table for table in all_tables(evidence)}
+    assert {row["verdict"] for row in tables["Parameters"].data} == {"reproduced"}
+    scores = json.loads(shipped("controller", name, "scores.json").read_text())
+    assert scores["mean"] in [row.get("mean") for row in tables["Scores"].data]
+
+
+def test_the_command(run, tmp_path):
+    result = run_python("controller/verify.py", "carracing", "--run", run, "--json", tmp_path / "v.json", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "| Full world model, z and h" in result.stdout and "reproduced" in result.stdout
+    data = json.loads((tmp_path / "v.json").read_text())["carracing"]["tables"]
+    assert data["Scores"][-1]["verdict"] == "reproduced"
+    assert (tmp_path / "out" / "carracing.md").read_text().startswith("## CarRacing")
+    assert (tmp_path / "out" / "carracing.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("all", "--run", "x"), "--run is one game's"),
+        (("doom", "--run", "no/such"), "no/such is no run"),
+        (("dom",), "dom"),
+    ],
+)
+def test_bad_input_is_one_line(words, part):
+    result = run_python("controller/verify.py", *words)
+    assert result.returncode == 2 and part in result.stderr and result.stderr.count("\n") == 1
