@@ -50,6 +50,7 @@ from env.tasks import Task
 if TYPE_CHECKING:
     from controller.simulate import Simulator
 
+DTYPES = ("float32", "mixed_bfloat16")
 POLICIES = ("random", "hold", "varied", "uniform", "constant")
 PROBE = 3.0  # seconds of play after which the rest is estimated
 
@@ -61,6 +62,7 @@ def add_arguments(new: argparse.ArgumentParser) -> argparse.ArgumentParser:
     new.add_argument("--original", type=Path, metavar="DIR", help="score the authors' released weights in DIR")
     new.add_argument("--policy", choices=POLICIES, help="score a policy without skill instead of an agent, see env/random_policy.py")
     new.add_argument("--action", metavar="LIST", help="for --policy constant: the action, such as --action=-1 or --action=0,0.5,0")
+    new.add_argument("--dtype", choices=DTYPES, help="compute type while the agent plays (default: the run's, float32 for shipped ones)")
     new.add_argument("--ranks", type=int, metavar="int", help="processes that share the episodes (default: one for each core)")
     new.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     return new
@@ -91,6 +93,8 @@ class Scored:
 def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Settings) -> Scored:
     """The agent or the policy to score. What it needs in the dream is looked for before the real world is played."""
     settings = dataclasses.replace(settings, world=dataclasses.replace(settings.world, render=settings.evaluate.render))
+    if parsed.dtype:
+        settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, dtype=parsed.dtype))
     if parsed.policy == "constant":
         return constant_policy(parsed.action, task, settings)
     if parsed.policy:
@@ -256,7 +260,7 @@ def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, 
 def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
     """Whether this is the run's own scoring, kept in its folder: of its own agent, with just the settings of the run."""
     saved = saved_settings(path)
-    other = parsed.original or parsed.weights or parsed.policy or parsed.shipped
+    other = parsed.original or parsed.weights or parsed.policy or parsed.shipped or parsed.dtype
     if saved is None or other or not (path / "controller" / "best.npz").exists():
         return False
     return saved == settings
@@ -280,7 +284,7 @@ def summary_of(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: di
     scores: dict[str, Any] = {"task": task.name, "agent": scored.source, "render": settings.world.render, "frames": settings.world.frames}
     scores |= {"fingerprints": scored.fingerprints, "max_steps": settings.world.max_steps, "seed": settings.seed}
     if not scored.policy:
-        scores |= {"features": c.features, "hidden": c.hidden}
+        scores |= {"features": c.features, "hidden": c.hidden, "dtype": c.dtype}
     scores |= summarise(returns, lengths, seeds)
     paper = row_for(task.name, None if scored.policy else c)
     scores["paper"] = dataclasses.asdict(paper) if paper else None

@@ -148,6 +148,22 @@ def test_a_c_of_no_row_of_the_papers_stands_apart(run, task):
     assert rows[-1]["row"] == "zch, 3 hidden units" and rows[-1]["mean"] == pytest.approx(900, abs=10)
 
 
+def test_the_same_c_under_other_conditions_is_compared_episode_by_episode(run, task):
+    usual = json.loads((run / "evaluate" / "scores.json").read_text())
+    offsets = np.random.default_rng(1).normal(3, 1, 100)
+    fast = usual | {"render": "fast", "returns": [value + offset for value, offset in zip(usual["returns"], offsets)]}
+    write_json(run / "evaluate" / "fast.json", fast)
+    write_json(run / "evaluate" / "other.json", fast | {"seeds": usual["seeds"][::-1]})
+    write_json(run / "evaluate" / "another_c.json", fast | {"fingerprints": {}})
+    (table,) = [table for table in all_tables(of_run(task, run)) if table.title == "Same C, same episodes"]
+    ((_, condition, *_),) = table.rows
+    assert condition == "fast instead of official"
+    (row,) = table.data
+    half = 1.984 * np.std(offsets, ddof=1) / 10
+    assert row["difference"] == pytest.approx(offsets.mean()) and row["p"] < 1e-6
+    assert row["difference_ci95"] == pytest.approx([offsets.mean() - half, offsets.mean() + half], abs=1e-3)
+
+
 @pytest.mark.parametrize("name", ["carracing", "doom"])
 def test_what_comes_with_the_project(name):
     task = get_task(name)

@@ -29,6 +29,7 @@ class Agent:
         weights: its parameters' file.
         scores: what controller/evaluate.py wrote; None if it was not scored.
         stale: why its scores do not count; empty if they do.
+        others: further scorings of the same V, M and C on the same episodes under other conditions, by their files' names.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Agent:
     weights: Path
     scores: dict[str, Any] | None = None
     stale: str = ""
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,18 @@ def of_run(task: Task, path: Path) -> Evidence:
 def _agent(folder: Path, name: str, scored: Path, run: Path | None) -> Agent:
     """The C in `folder`, whose scores lie in `scored`, of `run`, or of those that come with the project."""
     settings = load_settings((run or folder) / "settings.json")
-    weights, scores = folder / "best.npz", None
-    stale = ""
-    if (scored / "scores.json").exists():
-        scores = _read(scored / "scores.json")
-        stale = _stale(scores, fingerprints(model_paths(settings.task, run)) | {"controller": fingerprint(weights)})
-    return Agent(name, settings, _log(folder / "log.jsonl"), weights, scores, stale)
+    weights = folder / "best.npz"
+    if not (scored / "scores.json").exists():
+        return Agent(name, settings, _log(folder / "log.jsonl"), weights)
+    scores = _read(scored / "scores.json")
+    stale = _stale(scores, fingerprints(model_paths(settings.task, run)) | {"controller": fingerprint(weights)})
+    files = {path.stem: _read(path) for path in sorted(scored.glob("*.json")) if path.name != "scores.json"}
+    same = {
+        stem: other
+        for stem, other in files.items()
+        if other.get("fingerprints") == scores.get("fingerprints") and other.get("seeds") == scores["seeds"]
+    }
+    return Agent(name, settings, _log(folder / "log.jsonl"), weights, scores, stale, {} if stale else same)
 
 
 def _stale(scores: dict[str, Any], now: dict[str, str]) -> str:

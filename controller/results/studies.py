@@ -64,12 +64,13 @@ def plan_studies(
     if temperatures is not None:
         variants = [dataclasses.replace(c, temperature=t) for t in parse_numbers(temperatures, "--temperatures", float, "0.5,1.0,1.15")]
     if table:
-        rows = [row for row in SCORES.get(settings.task, ()) if row.features]
-        if not rows:
-            raise UserError(f"--table is for the paper's games; it has none of {settings.task}")
         variants = [
-            dataclasses.replace(c, features=row.features, hidden=row.hidden, temperature=row.temperature or c.temperature) for row in rows
+            dataclasses.replace(c, features=row.features, hidden=row.hidden, temperature=row.temperature or c.temperature)
+            for row in SCORES.get(settings.task, ())
+            if row.features
         ]
+        if not variants:
+            raise UserError(f"--table is for the paper's games; it has none of {settings.task}")
     if es_seeds is not None:
         seeds = parse_numbers(es_seeds, "--es-seeds", int, "1,2,3")
         variants = [dataclasses.replace(variant, es_seed=seed) for variant in variants for seed in seeds]

@@ -20,10 +20,11 @@ from controller.results.paper import (
     Published,
 )
 from controller.results.scores import mean_and_std
-from controller.results.welch import difference, verdict
+from controller.results.welch import difference, paired, verdict
 from env.run.settings import Controller
 
 NOT_RUN = "not run"
+CONDITIONS = ("render", "frames", "dtype", "max_steps")  # of a scoring
 PARTS = {"vae": "V", "rnn": "M", "controller": "C"}
 
 
@@ -54,7 +55,8 @@ class Table:
 
 def all_tables(evidence: Evidence) -> list[Table]:
     """Those of one game, without the empty ones."""
-    tables = [score_rows(evidence), *curve_tables(evidence), *loss_tables(evidence), parameter_table(evidence), cost_table(evidence)]
+    tables = [score_rows(evidence), paired_table(evidence), *curve_tables(evidence), *loss_tables(evidence)]
+    tables += [parameter_table(evidence), cost_table(evidence)]
     return [table for table in tables if table.rows]
 
 
@@ -141,6 +143,24 @@ def _incomparable(evidence: Evidence, scores: dict[str, Any]) -> str:
     if scores["render"] != "official":
         return f"{scores['render']} drawing"
     return ""
+
+
+def paired_table(evidence: Evidence) -> Table:
+    """What other conditions change in the score of the same C on the same episodes, episode by episode."""
+    rows, data = [], []
+    for agent in evidence.agents:
+        for name, other in agent.others.items():
+            assert agent.scores
+            usual = agent.scores
+            told = [f"{other[key]} instead of {usual[key]}" for key in CONDITIONS if key in usual and other.get(key) != usual[key]]
+            found = paired(np.array(other["returns"]), np.array(agent.scores["returns"]))
+            what = ", ".join(told) or name
+            shown = f"{found.mean:+.1f} ({found.low:+.1f} .. {found.high:+.1f})"
+            rows.append([agent.name, what, mean_and_std(other), mean_and_std(agent.scores), shown, f"{found.p:.2g}", str(other["episodes"])])
+            data.append({"agent": agent.name, "file": name, "conditions": what, "mean": other["mean"], "difference": found.mean})
+            data[-1] |= {"difference_ci95": [found.low, found.high], "p": found.p}
+    header = ["C", "condition", "score", "usual score", "difference, paired (95%)", "p", "episodes"]
+    return Table("Same C, same episodes", header, rows, ["Student's test on the differences of single episodes."], data)
 
 
 def curve_tables(evidence: Evidence) -> list[Table]:

@@ -1,4 +1,4 @@
-"""Whether a score differs from a published one: Welch's t-test, and the interval of the difference."""
+"""Whether a score differs from another: Welch's t-test against a published one, Student's for pairs, and the difference's interval."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ def difference(returns: np.ndarray, mean: float, std: float, episodes: int = PAP
     student = _student((ours + theirs) ** 2 / (ours**2 / (count - 1) + theirs**2 / (episodes - 1)))
     half = error * float(student.quantile((1 + LEVEL) / 2))
     return Difference(apart, apart - half, apart + half, 2 * float(student.cdf(-abs(apart) / error)))
+
+
+def paired(returns: np.ndarray, others: np.ndarray) -> Difference:
+    """Student's test for pairs: our returns, float [n], minus others on the same episodes, n > 1."""
+    apart = np.asarray(returns, float) - np.asarray(others, float)
+    mean, error = float(apart.mean()), float(np.std(apart, ddof=1)) / len(apart) ** 0.5
+    if not error:
+        return Difference(mean, mean, mean, float(not mean))
+    student = _student(len(apart) - 1.0)
+    half = error * float(student.quantile((1 + LEVEL) / 2))
+    return Difference(mean, mean - half, mean + half, 2 * float(student.cdf(-abs(mean) / error)))
 
 
 def _student(freedom: float):  # -> tfp.distributions.StudentT
