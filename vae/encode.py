@@ -45,15 +45,14 @@ def vae_weights(run: Run) -> Path:
     return run.path / "vae" / "weights.npz"
 
 
-def make_encoder(run: Run) -> Encoder:
-    """The run's V, compiled: frames uint8 [CHUNK, 64, 64, 3] -> mu, logvar, each float32 [CHUNK, z_size]."""
+def make_encoder(weights: Path, z_size: int, dtype: str = "float32") -> Encoder:
+    """The V in a weights file, compiled: frames uint8 [CHUNK, 64, 64, 3] -> mu, logvar, each float32 [CHUNK, z_size]."""
     start_tensorflow()
     import tensorflow as tf
 
     from vae.vae import load_vae
 
-    settings = run.settings
-    encode = load_vae(vae_weights(run), settings.vae.z_size, dtype=settings.vae.dtype).fixed_encoder(CHUNK)
+    encode = load_vae(weights, z_size, dtype=dtype).fixed_encoder(CHUNK)
     return lambda frames: encode(tf.constant(frames))
 
 
@@ -76,7 +75,7 @@ def encode_run(run: Run) -> None:
     if stage.is_finished():
         print(f"encode: finished already in {stage.dir}")
         return
-    encode = make_encoder(run)
+    encode = make_encoder(vae_weights(run), run.settings.vae.z_size, run.settings.vae.dtype)
     stage.start()
     paths = episode_paths(run)
     first: list[tuple[np.ndarray, np.ndarray]] = []

@@ -85,7 +85,7 @@ class Data:
     def encoded(self) -> Run:
         """The same run with the shipped V and the latents."""
         from env.run.weights import shipped
-        from vae.encode import encode_episode, encode_run, make_encoder
+        from vae.encode import encode_episode, encode_run, make_encoder, vae_weights
 
         run = self.recorded()
         if not self.encode_rates:
@@ -93,7 +93,7 @@ class Data:
             stage.start()
             shutil.copyfile(shipped("vae", self.task.name, "weights.npz"), stage.dir / "weights.npz")
             stage.finish({})
-            encode, folder = make_encoder(run), run.path / "encode" / "latents"
+            encode, folder = make_encoder(vae_weights(run), run.settings.vae.z_size), run.path / "encode" / "latents"
             paths = sorted((run.path / "extract" / "episodes").iterdir())
             for start in range(0, EPISODES, AT_ONCE):
                 started = time.perf_counter()

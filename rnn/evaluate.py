@@ -1,0 +1,179 @@
+"""Score M on episodes that it has not learned from: how likely it holds what happened, and whether it foresees the agent's death.
+
+    python controller/extract.py doom --run runs/skilled --policy controller --episodes 100 --seed 9
+    python rnn/evaluate.py doom --recordings runs/skilled
+    python rnn/evaluate.py doom --run runs/doom --recordings runs/skilled --json foreseen.json
+
+Recordings are any run's; V and M are those of --run, or those that come with the project. M is told all that happened so far, and
+asked for the next step alone. A death counts as foreseen where M holds it for likelier than not, as in a dream, in one of the last
+LATE steps before it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from env.episodes import LATENTS, Episode, episode_path, read_episode
+from env.run.command import GAMES, progress, run_command
+from env.run.compute import start_tensorflow
+from env.run.errors import UserError
+from env.run.files import write_json
+from env.run.flags import OneLineParser
+from env.run.rundir import Run, saved_settings
+from env.run.settings import Settings
+from env.run.weights import fingerprints, model_paths
+from env.tasks import Task, get_task
+from rnn.sequences import Episodes, stream_batches
+from vae.encode import encode_episode, make_encoder
+from vae.train import episode_paths
+
+if TYPE_CHECKING:
+    from rnn.memory import Memory
+
+LATE = 3  # steps
+ROWS, WINDOW = 10, 100  # of the batches by which the likelihood is taken
+
+
+def settings_of(task: Task, run: Path | None) -> Settings:
+    """Those that V and M were made with: a run's, or the paper's, which the shipped ones have."""
+    settings = saved_settings(run) if run else task.scales["paper"]
+    if settings is None or settings.task != task.name:
+        raise UserError(f"{run} is no run of {task.name}: give one that 'bash run.sh {task.word}' made, or leave --run out")
+    return settings
+
+
+def encode_recordings(task: Task, run: Path | None, recordings: Path, folder: Path) -> list[Path]:
+    """The latents of all recorded episodes, by the V of `run`, written to `folder`."""
+    settings = settings_of(task, run)
+    sources = episode_paths(Run(recordings, settings_of(task, recordings), lock=False))
+    encode = make_encoder(model_paths(task.name, run).vae, settings.vae.z_size)
+    targets = [episode_path(folder, index) for index in range(len(sources))]
+    for source, target in zip(progress(sources, desc="encode", unit="episode"), targets):
+        encode_episode(encode, source, target)
+    return targets
+
+
+def likelihood(memory: Memory, paths: list[Path], seed: int = 0) -> dict[str, float]:
+    """The terms of M's loss, means over all that was recorded but what does not fill a last window.
+
+    Raises:
+        UserError: the recordings are shorter than one batch.
+    """
+    import tensorflow as tf
+
+    lengths = np.array([len(read_episode(path, ("done",))["done"]) for path in paths])
+    if lengths.sum() < ROWS * WINDOW:
+        raise UserError(f"the recordings have {lengths.sum()} frames: at least {ROWS * WINDOW} are needed")
+    terms = tf.function(memory.loss_terms)
+    carried, rows = memory.blank(ROWS), []
+    for number, batch in enumerate(stream_batches(Episodes(paths, lengths), ROWS, WINDOW, np.random.default_rng(seed))):
+        noise = tf.random.stateless_normal((ROWS, WINDOW, memory.sample_noise), (seed, number))
+        found, carried = terms(batch._replace(**{key: tf.constant(value) for key, value in batch._asdict().items()}), noise, carried)
+        rows.append({key: float(value) for key, value in found.items()})
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def death_chances(memory: Memory, episodes: list[Episode], seed: int = 0) -> list[np.ndarray]:
+    """For each step of each episode M's probability, before it comes, that the agent dies at it: float32 [T] each."""
+    import tensorflow as tf
+
+    lanes, longest = len(episodes), max(len(episode["done"]) for episode in episodes)
+    mu, logvar = (np.zeros((longest + 1, lanes, memory.z_size), np.float32) for _ in range(2))
+    actions = np.zeros((longest, lanes, episodes[0]["action"].shape[1]), np.float32)
+    for lane, episode in enumerate(episodes):
+        steps = len(episode["done"])
+        mu[: steps + 1, lane], logvar[: steps + 1, lane], actions[:steps, lane] = episode["mu"], episode["logvar"], episode["action"]
+    z = mu + np.exp(logvar / 2) * np.random.default_rng(seed).standard_normal(mu.shape).astype(np.float32)
+
+    @tf.function
+    def step(state: Any, action: tf.Tensor, x: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        blank = tf.zeros((lanes, max(memory.observe_noise, memory.imagine_noise)))
+        goes_on = memory.imagine(state, action, 1.0, blank[:, : memory.imagine_noise]).goes_on
+        return memory.observe(state, action, x, blank[:, : memory.observe_noise]), 1.0 - goes_on
+
+    state = memory.initial(tf.constant(z[0]), tf.zeros((lanes, memory.initial_noise)))
+    chances = np.zeros((longest, lanes), np.float32)
+    for t in progress(range(longest), desc="M", unit="step"):
+        state, chance = step(state, tf.constant(actions[t]), tf.constant(z[t + 1]))
+        chances[t] = chance
+    return [chances[: len(episode["done"]), lane] for lane, episode in enumerate(episodes)]
+
+
+def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, float]:
+    """How M's probabilities of death agree with what happened.
+
+    Args:
+        chances: by `death_chances`.
+        done: whether the step was the death, bool [T] each.
+
+    Returns:
+        steps, deaths: how many there were.
+        recall: the share of deaths foreseen; recall_last: in the last step itself.
+        precision: the share of warnings (runs of steps at which M holds death for likelier than not) that were followed by one.
+        false_warnings: the others, for each 1,000 steps.
+        expected_deaths: the sum of all probabilities.
+    """
+    late, last, right, wrong = 0, 0, 0, 0
+    for chance, end in zip(chances, done):
+        warned = chance > 0.5
+        starts = np.flatnonzero(warned & ~np.concatenate([[False], warned[:-1]]))
+        stops = np.flatnonzero(warned & ~np.concatenate([warned[1:], [False]]))
+        meant = [bool(end[-1]) and stop >= len(end) - LATE for stop in stops]
+        right, wrong = right + sum(meant), wrong + len(starts) - sum(meant)
+        late += bool(end[-1] and warned[-LATE:].any())
+        last += bool(end[-1] and warned[-1])
+    steps, deaths = sum(map(len, done)), sum(bool(end[-1]) for end in done)
+    return {
+        "steps": steps,
+        "deaths": deaths,
+        "recall": late / deaths if deaths else float("nan"),
+        "recall_last": last / deaths if deaths else float("nan"),
+        "precision": right / (right + wrong) if right + wrong else float("nan"),
+        "false_warnings": 1000 * wrong / steps,
+        "expected_deaths": float(sum(chance.sum() for chance in chances)),
+    }
+
+
+def score_memory(task: Task, run: Path | None, recordings: Path) -> dict[str, Any]:
+    """All figures of the V and M of `run` on the recordings of another run."""
+    start_tensorflow()
+    from rnn.memory import load_memory
+
+    paths = model_paths(task.name, run)
+    memory = load_memory(paths.rnn, task, settings_of(task, run))
+    with tempfile.TemporaryDirectory() as folder:
+        latents = encode_recordings(task, run, recordings, Path(folder))
+        figures: dict[str, Any] = {"task": task.name, "fingerprints": fingerprints(paths), "episodes": len(latents)}
+        figures |= {f"loss_{key}" if key != "loss" else key: value for key, value in likelihood(memory, latents).items()}
+        if settings_of(task, run).rnn.restart:
+            episodes = [read_episode(path, LATENTS) for path in latents]
+            figures |= foreseen(death_chances(memory, episodes), [episode["done"] for episode in episodes])
+    return figures
+
+
+def main() -> None:
+    parser = OneLineParser(description=__doc__, prog="evaluate.py")
+    parser.add_argument("task", nargs="?", default="carracing", metavar="TASK", help=f"{GAMES} (default: carracing)")
+    parser.add_argument("--recordings", type=Path, required=True, metavar="DIR", help="the run whose recorded episodes M is scored on")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run whose V and M are scored (default: what comes with the project)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parsed = parser.parse_args()
+    figures = score_memory(get_task(parsed.task), parsed.run, parsed.recordings)
+    for key, value in figures.items():
+        if isinstance(value, (int, float)):
+            print(f"{key:<16}{value:>12,.4g}" if isinstance(value, float) else f"{key:<16}{value:>12,}")
+    if parsed.json:
+        write_json(parsed.json, figures)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,90 @@
+"""M on episodes that it has not learned from."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import run_python
+
+from env.run.files import save_arrays
+from rnn.evaluate import death_chances, foreseen, likelihood
+from rnn.rnn import MDNRNN
+
+
+def episode(steps, dies, seed=0, z_size=4):
+    rng = np.random.default_rng(seed)
+    done = np.zeros(steps, bool)
+    done[-1] = dies
+    arrays = {"mu": rng.normal(size=(steps + 1, z_size)), "logvar": np.full((steps + 1, z_size), -30.0)}
+    return {key: value.astype(np.float16) for key, value in arrays.items()} | {
+        "action": rng.uniform(-1, 1, (steps, 1)).astype(np.float32),
+        "reward": np.ones(steps, np.float32),
+        "done": done,
+    }
+
+
+def test_warnings_are_counted_once_and_by_what_followed():
+    done = [np.array([False] * 9 + [True]), np.array([False] * 9 + [True]), np.zeros(10, bool)]
+    chances = [np.zeros(10), np.zeros(10), np.zeros(10)]
+    chances[0][[2, 3]], chances[0][[8, 9]] = 0.9, 0.8  # a false warning of two steps, then a right one
+    chances[1][6] = 0.7  # too early: the fourth step from the end
+    found = foreseen(chances, done)
+    assert (found["steps"], found["deaths"]) == (30, 2)
+    assert (found["recall"], found["recall_last"], found["precision"]) == (0.5, 0.5, pytest.approx(1 / 3))
+    assert found["false_warnings"] == pytest.approx(1000 * 2 / 30)
+    assert found["expected_deaths"] == pytest.approx(2 * 0.9 + 2 * 0.8 + 0.7)
+    nothing = foreseen([np.zeros(5)], [np.zeros(5, bool)])
+    assert np.isnan(nothing["recall"]) and np.isnan(nothing["precision"])
+
+
+def test_chances_are_those_of_the_training_loss():
+    """M's logit at each step, told of all before it, as the loss sees them."""
+    import tensorflow as tf
+
+    memory = MDNRNN(4, 1, 8, 2, restart=True)
+    episodes = [episode(12, True), episode(7, True, 1)]
+    chances = death_chances(memory, episodes)
+    assert [len(chance) for chance in chances] == [12, 7]
+    for number, e in enumerate(episodes):
+        first = np.zeros((1, len(e["mu"])), np.float32)
+        first[0, 0] = 1
+        action = np.concatenate([e["action"], np.zeros((1, 1), np.float32)])[None]
+        x = np.concatenate([e["mu"][None].astype(np.float32), action, first[..., None]], axis=2)
+        every_h, _ = memory.lstm(tf.constant(x[:, :-1]), tf.zeros((1, 8)), tf.zeros((1, 8)))
+        _, logit = memory._output(every_h)
+        np.testing.assert_allclose(chances[number], tf.sigmoid(logit)[0], atol=1e-5)
+
+
+def test_likelihood_is_the_loss_of_what_was_recorded(tmp_path):
+    memory = MDNRNN(4, 1, 8, 2, restart=True)
+    paths = []
+    for number in range(12):
+        paths.append(tmp_path / f"{number}.npz")
+        save_arrays(paths[-1], episode(130, True, number))
+    found = likelihood(memory, paths)
+    assert set(found) == {"loss", "z", "restart"} and found["loss"] == pytest.approx(found["z"] + found["restart"])
+    memory.output_layer.bias.assign(memory.output_layer.bias + 1.0)
+    assert likelihood(memory, paths)["restart"] != found["restart"]
+
+
+@pytest.mark.slow
+def test_the_command_on_recordings(tmp_path):
+    words = ("--episodes", "6", "--min-frames", "1", "--max-steps", "250", "--seed", "4", "--policy", "hold")
+    result = run_python("controller/extract.py", "doom", "--run", tmp_path / "held", *words)
+    assert result.returncode == 0, result.stderr
+    result = run_python("rnn/evaluate.py", "doom", "--recordings", tmp_path / "held", "--json", tmp_path / "m.json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found["episodes"] == 6 and 600 < found["steps"] <= 1500 and 0.8 < found["loss_z"] < 1.0
+    assert "recall" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(("--recordings", "no/such"), "no/such is no run of doom"), (("--recordings", ".", "--run", "no/such"), "no/such is no run of doom")],
+)
+def test_bad_input_is_one_line(words, part):
+    result = run_python("rnn/evaluate.py", "doom", *words)
+    assert result.returncode == 2 and part in result.stderr and result.stderr.count("\n") == 1
