@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from conftest import run_python
+from conftest import ROOT, run_python
 
 from controller.results.evidence import of_run, of_shipped
 from controller.results.scores import summarise
@@ -173,6 +173,16 @@ def test_what_comes_with_the_project(name):
     assert {row["verdict"] for row in tables["Parameters"].data} == {"reproduced"}
     scores = json.loads(shipped("controller", name, "scores.json").read_text())
     assert scores["mean"] in [row.get("mean") for row in tables["Scores"].data]
+
+
+@pytest.mark.parametrize("name", ["carracing", "doom"])
+def test_the_readme_and_what_is_written_down_say_what_verify_says(name):
+    tables = all_tables(of_shipped(get_task(name)))
+    scores = [line for line in tables[0].markdown().splitlines() if line.startswith("|")]
+    readme = (ROOT / "README.md").read_text()
+    assert "\n".join(scores) in readme
+    written = (ROOT / "controller" / "verified" / f"{name}.md").read_text()
+    assert all(table.markdown() in written for table in tables)
 
 
 def test_the_command(run, tmp_path):

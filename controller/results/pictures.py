@@ -52,7 +52,9 @@ def draw_term(axis: Axes, rows: list[dict[str, Any]], name: str, title: str, ori
     if known:
         axis.plot(list(known), list(known.values()), "kx", label="authors")
         axis.legend(fontsize=8)
-    axis.set(title=f"{title}: {name}", xlabel="training step")
+    values = [row[name] for row in rows]
+    scale = "log" if min(values) > 0 and max(values) > 5 * min(values) else "linear"  # or the first steps hide the rest
+    axis.set(title=f"{title}: {name}", xlabel="training step", yscale=scale)
     axis.grid(alpha=0.3)
 
 
@@ -80,7 +82,7 @@ def draw_evolution(axis: Axes, rows: list[dict[str, Any]], task: str, ours: str,
         evaluated = {g: v[3] for g, v in known.items() if v[3] is not None}
         axis.plot(list(evaluated), list(evaluated.values()), "kx", label="authors' mean solution, scored")
     axis.set(xlabel="generation", ylabel="score", title=title)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=7, framealpha=0.5)
     axis.grid(alpha=0.3)
 
 
