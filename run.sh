@@ -8,8 +8,8 @@ venv="$root/.venv"
 usage() {
     cat <<EOF
 usage: bash run.sh carracing|doom|GAME.py [--scale smoke|day|paper] [--run DIR] [flags]   train and score an agent, or go on with it
-       bash run.sh doom --temperatures 0.5,1.0,1.15                                evolve a C in dreams at each temperature
                                                                                    (GAME.py: a game of your own, see README.md)
+       bash run.sh carracing|doom --table [--es-seeds 1,2,3]                       a C for each row of the paper's table
        bash run.sh carracing|doom --help                                           every flag
        bash run.sh setup                                                           install only
        bash run.sh test [pytest's flags]                                           run the tests

@@ -19,13 +19,13 @@ import json
 from typing import Any
 
 from controller.results.evidence import of_run
-from controller.results.paper import ORIGINAL_TRAINING, row_for
+from controller.results.paper import ORIGINAL_TRAINING, SCORES, row_for
 from controller.results.scores import score_table
 from controller.results.tables import all_tables, evolution
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
-from env.run.files import read_jsonl, write_atomic
+from env.run.files import write_atomic
 from env.run.rundir import Run
 from env.run.settings import STAGES
 from env.tasks import Task
@@ -48,7 +48,8 @@ def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict
     lines += [f"| the world: this episode scores {score:.1f} | a dream of M's: {dreamt:.0f} steps |", "|---|---|"]
     lines += ["| ![the agent in the world](agent.gif) | ![the agent in M's dream](dream.gif) |", ""]
     lines += [f"![{name}]({name}.png)\n" for name in ("moments", "reconstructions", "vae", "rnn", "controller")]
-    lines += ["## Beside the paper", "", *(f"{table.markdown()}\n" for table in all_tables(of_run(task, run.path)))]
+    if task.name in SCORES:
+        lines += ["## Beside the paper", "", *(f"{table.markdown()}\n" for table in all_tables(of_run(task, run.path)))]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
     for name in STAGES:
         summary = ", ".join(f"{key} {short(value)}" for key, value in run.stage(name).summary.items())

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,8 +83,9 @@ def likelihood(memory: Memory, paths: list[Path], seed: int = 0) -> dict[str, fl
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def death_chances(memory: Memory, episodes: list[Episode], seed: int = 0) -> list[np.ndarray]:
-    """For each step of each episode M's probability, before it comes, that the agent dies at it: float32 [T] each."""
+def follow(memory: Memory, episodes: list[Episode], seed: int = 0) -> Iterator[tuple[Any, np.ndarray]]:
+    """M's states [episodes, ...] as it is shown these episodes side by side, at each of their steps, and the probability, before the
+    step's outcome is shown, that the agent dies at it: float32 [episodes]. What goes on beyond an episode's end means nothing."""
     import tensorflow as tf
 
     lanes, longest = len(episodes), max(len(episode["done"]) for episode in episodes)
@@ -101,10 +103,15 @@ def death_chances(memory: Memory, episodes: list[Episode], seed: int = 0) -> lis
         return memory.observe(state, action, x, blank[:, : memory.observe_noise]), 1.0 - goes_on
 
     state = memory.initial(tf.constant(z[0]), tf.zeros((lanes, memory.initial_noise)))
-    chances = np.zeros((longest, lanes), np.float32)
     for t in progress(range(longest), desc="M", unit="step"):
-        state, chance = step(state, tf.constant(actions[t]), tf.constant(z[t + 1]))
-        chances[t] = chance
+        after, chance = step(state, tf.constant(actions[t]), tf.constant(z[t + 1]))
+        yield state, chance.numpy()
+        state = after
+
+
+def death_chances(memory: Memory, episodes: list[Episode], seed: int = 0) -> list[np.ndarray]:
+    """For each step of each episode M's probability, before it comes, that the agent dies at it: float32 [T] each."""
+    chances = np.stack([chance for _, chance in follow(memory, episodes, seed)])
     return [chances[: len(episode["done"]), lane] for lane, episode in enumerate(episodes)]
 
 
@@ -127,10 +134,10 @@ def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, flo
         warned = chance > 0.5
         starts = np.flatnonzero(warned & ~np.concatenate([[False], warned[:-1]]))
         stops = np.flatnonzero(warned & ~np.concatenate([warned[1:], [False]]))
-        meant = [bool(end[-1]) and stop >= len(end) - LATE for stop in stops]
+        meant = [bool(end[-1] and stop >= len(end) - LATE) for stop in stops]
         right, wrong = right + sum(meant), wrong + len(starts) - sum(meant)
-        late += bool(end[-1] and warned[-LATE:].any())
-        last += bool(end[-1] and warned[-1])
+        late += int(end[-1] and warned[-LATE:].any())
+        last += int(end[-1] and warned[-1])
     steps, deaths = sum(map(len, done)), sum(bool(end[-1]) for end in done)
     return {
         "steps": steps,

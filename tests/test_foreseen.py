@@ -1,4 +1,4 @@
-"""M on episodes that it has not learned from."""
+"""M on episodes that it has not learned from: told of all before, and dreaming on from a moment of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import run_python
 
+from controller.tools.handover import HORIZONS, dreamt_deaths, moment_states, real_deaths, shares
 from env.run.files import save_arrays
 from rnn.evaluate import death_chances, foreseen, likelihood
 from rnn.rnn import MDNRNN
@@ -79,6 +80,10 @@ def test_the_command_on_recordings(tmp_path):
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["episodes"] == 6 and 600 < found["steps"] <= 1500 and 0.8 < found["loss_z"] < 1.0
     assert "recall" in result.stdout
+    result = run_python("controller/tools/handover.py", "doom", "--recordings", tmp_path / "held", "--json", tmp_path / "h.json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "h.json").read_text())
+    assert list(found["dreams"]) == ["1.15"] and found["game"] == sorted(found["game"]) and found["moments"] > 20
 
 
 @pytest.mark.parametrize(
@@ -88,3 +93,26 @@ def test_the_command_on_recordings(tmp_path):
 def test_bad_input_is_one_line(words, part):
     result = run_python("rnn/evaluate.py", "doom", *words)
     assert result.returncode == 2 and part in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_moments_and_what_was_left_of_the_game_belong_together():
+    memory = MDNRNN(4, 1, 8, 2, restart=True)
+    episodes = [episode(60, True), episode(120, False, 1), episode(51, True, 2), episode(25, True, 3)]
+    left = real_deaths(episodes)
+    assert {t: list(steps) for t, steps in left.items()} == {25: [35, -1, 26], 50: [10, -1, 1], 75: [-1], 100: [-1]}
+    states = moment_states(memory, episodes)
+    assert states.z.shape == (8, 4)
+    np.testing.assert_allclose(states.z[3], episodes[0]["mu"][50], atol=1e-3)
+    np.testing.assert_allclose(states.z[7], episodes[1]["mu"][100], atol=1e-3)
+    assert np.allclose(states.restart, 0)
+    assert shares(np.array([-1, 10, 11, 200])) == [0.25, 0.5, 0.5, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("bias", [-30.0, 30.0])
+def test_dreams_from_a_moment_end_when_m_says_so(bias):
+    memory = MDNRNN(4, 1, 8, 2, restart=True)
+    memory.output_layer.kernel.assign(memory.output_layer.kernel * 0)
+    memory.output_layer.bias.assign(np.concatenate([[bias], np.zeros(24)]).astype(np.float32))
+    states = moment_states(memory, [episode(60, True)])
+    ends = dreamt_deaths(memory, lambda params, features: features[:, :1], "z", np.zeros(3), states, 1.0, 1)
+    assert ends.tolist() == ([1, 1] if bias > 0 else [HORIZONS[-1] + 1] * 2)

@@ -6,6 +6,7 @@ Each runs the project's own command as a user would and reads its log; the comma
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -86,11 +87,18 @@ def bench_vae(data: Data) -> Figures:
 
 
 def bench_rnn(data: Data) -> Figures:
-    """Time steps a second that train CarRacing's M on all cores, with batches of 100 whole episodes."""
+    """Time steps a second that train M on all cores: CarRacing's with batches of 100 whole episodes, Doom's with 100 x 500 of a stream."""
     run, rnn = data.many(100, latents=True), get_task("carracing").scales["paper"].rnn
     memory = run_to_end("rnn/train.py", "carracing", "--run", run, "--steps", 14)
     steps = rnn.batch * (get_task("carracing").scales["paper"].world.max_steps - 1)
-    return {"rnn_train_steps_per_s": rows_rate(run / "rnn" / "log.jsonl", steps), "rnn_train_rss_mb": memory}
+    figures = {"rnn_train_steps_per_s": rows_rate(run / "rnn" / "log.jsonl", steps), "rnn_train_rss_mb": memory}
+    doom, rnn = data.doom_latents(), get_task("doom").scales["paper"].rnn
+    for dtype, name in (("float32", "float32"), ("mixed_bfloat16", "bfloat16")):
+        run_to_end("rnn/train.py", "doom", "--run", doom, "--steps", 7, "--dtype", dtype)
+        rate = rows_rate(doom / "rnn" / "log.jsonl", rnn.batch * (rnn.window - 1))
+        figures[f"rnn_doom_train_{name}_steps_per_s"] = rate
+        shutil.rmtree(doom / "rnn")
+    return figures
 
 
 def bench_scaling(data: Data) -> Figures:

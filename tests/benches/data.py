@@ -28,6 +28,8 @@ class Drive:
     seed: int
     actions: np.ndarray
 
+DOOM_EPISODES = 200  # of 300 frames: a batch of the paper's M has 50,000
+
 
 class Data:
     """Recordings of CarRacing, made when they are first asked for.
@@ -122,4 +124,25 @@ class Data:
         for i in range(episodes):
             log.append(rows[i % EPISODES] | {"episode": i})
         run.release()
+        return path
+
+    def doom_latents(self) -> Path:
+        """A run of Doom with the authors' recordings, enough for a batch of the paper's M, and the shipped V's latents of them."""
+        from controller.extract import extract_run
+        from env.run.ranks import Ranks
+        from env.run.weights import shipped
+        from vae.encode import encode_run
+
+        task, path = get_task("doom"), self.folder / "doom"
+        paper = task.scales["paper"]
+        settings = replace(paper, extract=replace(paper.extract, episodes=DOOM_EPISODES, policy="hold"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            extract_run(Ranks(), task, path, settings)
+            run = Run(path, settings)
+            stage = run.stage("vae")
+            stage.start()
+            shutil.copyfile(shipped("vae", "doom", "weights.npz"), stage.dir / "weights.npz")
+            stage.finish({})
+            encode_run(run)
+            run.release()
         return path

@@ -215,4 +215,5 @@ def flops() -> Figures:
         table[f"vae_train_{name}_frames_per_s"] = 3 * (encode + decode)  # forwards, and backwards to inputs and to weights
         for lanes in ("", "1_lanes_", "64_lanes_", "1024_lanes_"):
             table[f"dream_{name}_{lanes}steps_per_s_core"] = doom_lstm + doom_output
+        table[f"rnn_doom_train_{name}_steps_per_s"] = 3 * (doom_lstm + doom_output)
     return table | {"rnn_train_steps_per_s": 3 * (lstm + output)}
