@@ -340,11 +340,14 @@ def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, s
 def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
     """The command line, checked before anything is started."""
     parsed = add_arguments(parser(__doc__ or "", "evaluate")).parse_args()
-    task, path, settings = resolve(parsed, "evaluate")
+    own = parsed.run is not None or not (parsed.shipped or parsed.policy or (parsed.weights and is_shipped(parsed.weights, parsed.task)))
+    task, path, settings = resolve(parsed, "evaluate", own)  # what comes with the project does not depend on what runs there are
     if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):
         raise UserError(f"--json {parsed.json} cannot be written: name a file in a folder that is there and yours")
     if sum(map(bool, (parsed.original, parsed.weights, parsed.policy, parsed.shipped))) > 1:
         raise UserError("--original, --weights, --policy and --shipped each name who plays: give one of them")
+    if parsed.dtype and (parsed.original or parsed.policy):
+        raise UserError("--dtype is that of V while an agent of ours plays: leave it out")
     if parsed.action and parsed.policy != "constant":
         raise UserError("--action is that of --policy constant: give both")
     if parsed.ranks is not None and parsed.ranks < 1:

@@ -121,7 +121,8 @@ def finish_studies(task: Task, path: Path, settings: Settings) -> None:
     """Show and write the paper's tables with ours beside them, and make the run's report again, where it has one."""
     root = Path(__file__).resolve().parents[1]
     words = [sys.executable, str(root / "controller" / "verify.py"), task.word, "--run", str(path), "--out", str(path / STUDIES)]
-    subprocess.run(words, check=False)
+    if subprocess.run(words, check=False).returncode > 1:  # 1: some scores are refused, which it said
+        sys.exit(2)
     if (path / "report" / "report.md").exists() and not waiting_stages(path, settings, STAGES):
         run_stage("report", task.word, path, 1)
 

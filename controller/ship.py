@@ -23,7 +23,8 @@ from controller.results.evidence import ROWS
 from env.run.command import parser, resolve, run_command
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, load_arrays, save_arrays, write_json
-from env.run.rundir import study_folders
+from env.run.rundir import saved_settings, study_folders
+from env.run.stages import Stage
 from env.run.weights import shipped
 from env.tasks import Task
 
@@ -76,11 +77,12 @@ def main() -> None:
 
 
 def ship_rows(task: Task, run: Path) -> None:
-    """Copy the C's of the run's studies, instead of those of an earlier run."""
+    """Copy the finished C's of the run's studies, instead of those of an earlier run."""
     rows = shipped("controller", task.name, ROWS)
     shutil.rmtree(rows, ignore_errors=True)
     for folder in study_folders(run):
-        if (folder / "controller" / "best.npz").exists():
+        settings = saved_settings(folder)
+        if settings and Stage(folder, "controller", settings).finished:
             for source in (folder / "settings.json", folder / "controller" / "best.npz", folder / "controller" / "log.jsonl"):
                 (rows / folder.name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, rows / folder.name / source.name)

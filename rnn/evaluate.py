@@ -45,17 +45,31 @@ ROWS, WINDOW = 10, 100  # of the batches by which the likelihood is taken
 
 
 def settings_of(task: Task, run: Path | None) -> Settings:
-    """Those that V and M were made with: a run's, or the paper's, which the shipped ones have."""
-    settings = saved_settings(run) if run else task.scales["paper"]
+    """Those that V and M were made with: a run's, or the paper's, which the shipped ones have.
+
+    Raises:
+        UserError: the run is none of this game, or it trained no V and M.
+    """
+    if run is None:
+        return task.scales["paper"]
+    for part in ("vae", "rnn"):
+        if not (run / part / "weights.npz").exists():
+            raise UserError(f"{run} has no {part}/weights.npz: give a run that trained V and M, or leave --run out")
+    return recorded_settings(task, run)
+
+
+def recorded_settings(task: Task, run: Path) -> Settings:
+    """Those of a run. Raises UserError when it is none of this game."""
+    settings = saved_settings(run)
     if settings is None or settings.task != task.name:
-        raise UserError(f"{run} is no run of {task.name}: give one that 'bash run.sh {task.word}' made, or leave --run out")
+        raise UserError(f"{run} is no run of {task.name}: give one that controller/extract.py or 'bash run.sh {task.word}' made")
     return settings
 
 
 def encode_recordings(task: Task, run: Path | None, recordings: Path, folder: Path) -> list[Path]:
     """The latents of all recorded episodes, by the V of `run`, written to `folder`."""
     settings = settings_of(task, run)
-    sources = episode_paths(Run(recordings, settings_of(task, recordings), lock=False))
+    sources = episode_paths(Run(recordings, recorded_settings(task, recordings), lock=False))
     encode = make_encoder(model_paths(task.name, run).vae, settings.vae.z_size)
     targets = [episode_path(folder, index) for index in range(len(sources))]
     for source, target in zip(progress(sources, desc="encode", unit="episode"), targets):

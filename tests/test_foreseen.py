@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import run_python
 
-from controller.tools.handover import HORIZONS, dreamt_deaths, moment_states, real_deaths, shares
+from controller.tools.handover import NEVER, dreamt_deaths, moment_states, real_deaths, shares
+from env.run.errors import UserError
 from env.run.files import save_arrays
 from rnn.evaluate import death_chances, foreseen, likelihood
 from rnn.rnn import MDNRNN
@@ -72,7 +73,7 @@ def test_likelihood_is_the_loss_of_what_was_recorded(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_on_recordings(tmp_path):
-    words = ("--episodes", "6", "--min-frames", "1", "--max-steps", "250", "--seed", "4", "--policy", "hold")
+    words = ("--episodes", "6", "--min-frames", "1", "--max-steps", "250", "--seed", "4", "--policy", "controller")
     result = run_python("controller/extract.py", "doom", "--run", tmp_path / "held", *words)
     assert result.returncode == 0, result.stderr
     result = run_python("rnn/evaluate.py", "doom", "--recordings", tmp_path / "held", "--json", tmp_path / "m.json")
@@ -88,7 +89,7 @@ def test_the_command_on_recordings(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "part"),
-    [(("--recordings", "no/such"), "no/such is no run of doom"), (("--recordings", ".", "--run", "no/such"), "no/such is no run of doom")],
+    [(("--recordings", "no/such"), "no/such is no run of doom"), (("--recordings", ".", "--run", "no/such"), "no/such has no vae/weights")],
 )
 def test_bad_input_is_one_line(words, part):
     result = run_python("rnn/evaluate.py", "doom", *words)
@@ -98,14 +99,22 @@ def test_bad_input_is_one_line(words, part):
 def test_moments_and_what_was_left_of_the_game_belong_together():
     memory = MDNRNN(4, 1, 8, 2, restart=True)
     episodes = [episode(60, True), episode(120, False, 1), episode(51, True, 2), episode(25, True, 3)]
-    left = real_deaths(episodes)
-    assert {t: list(steps) for t, steps in left.items()} == {25: [35, -1, 26], 50: [10, -1, 1], 75: [-1], 100: [-1]}
+    assert real_deaths(episodes).tolist() == [35, NEVER, 26, 10, NEVER, 1, NEVER, NEVER]
+    with pytest.raises(UserError, match="at most 25 steps"):
+        real_deaths(episodes[3:])
     states = moment_states(memory, episodes)
     assert states.z.shape == (8, 4)
     np.testing.assert_allclose(states.z[3], episodes[0]["mu"][50], atol=1e-3)
     np.testing.assert_allclose(states.z[7], episodes[1]["mu"][100], atol=1e-3)
     assert np.allclose(states.restart, 0)
-    assert shares(np.array([-1, 10, 11, 200])) == [0.25, 0.5, 0.5, 0.5, 0.75]
+
+
+def test_shares_of_dreams_that_end_as_their_games_do():
+    found = shares(np.array([NEVER, 10, 11, 200]), np.array([5, 10, NEVER, NEVER]))
+    assert found["all"] == [0.25, 0.5, 0.5, 0.5, 0.75]
+    assert found["game_ends"] == [0.5] * 5
+    assert found["game_goes_on"] == [0.0, 0.5, 0.5, 0.5, 1.0]
+    assert np.isnan(shares(np.array([3]), np.array([3]))["game_goes_on"]).all()
 
 
 @pytest.mark.parametrize("bias", [-30.0, 30.0])
@@ -115,4 +124,4 @@ def test_dreams_from_a_moment_end_when_m_says_so(bias):
     memory.output_layer.bias.assign(np.concatenate([[bias], np.zeros(24)]).astype(np.float32))
     states = moment_states(memory, [episode(60, True)])
     ends = dreamt_deaths(memory, lambda params, features: features[:, :1], "z", np.zeros(3), states, 1.0, 1)
-    assert ends.tolist() == ([1, 1] if bias > 0 else [HORIZONS[-1] + 1] * 2)
+    assert ends.tolist() == ([1, 1] if bias > 0 else [NEVER, NEVER])

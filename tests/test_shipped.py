@@ -91,3 +91,10 @@ def test_who_has_no_skill_lives_as_long_in_the_dream_as_in_the_game():
         print(f"action {action:+.0f}: {dreamt:.0f} steps in the dream, {lived:.0f} in the game")
         assert 0.7 < dreamt / lived < 1.4
     worlds.close()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "rnn" / "shipped").glob("*/*.json")), ids=lambda path: path.stem)
+def test_figures_of_m_belong_to_the_shipped_files(path):
+    figures = json.loads(path.read_text())
+    now = fingerprints(model_paths(figures["task"], None)) | {"controller": fingerprint(shipped_controller(figures["task"]))}
+    assert figures["fingerprints"] == {part: now[part] for part in figures["fingerprints"]}

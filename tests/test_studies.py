@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from controller.results.paper import SCORES
-from controller.results.studies import parse_numbers, plan_studies, study_name
+from controller.results.studies import link_stages, parse_numbers, plan_studies, study_name
 from controller.results.tables import belongs
 from controller.train import scoring_seeds, training_seeds
 from env.run.errors import UserError
+from env.run.stages import Stage
 from env.tasks import TASKS, get_task
 
 
@@ -42,7 +43,26 @@ def test_another_seed_of_cma_es_is_another_evolution_scored_alike():
     other = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, es_seed=5))
     assert not np.isin(training_seeds(settings, 0), training_seeds(other, 0)).any()
     np.testing.assert_array_equal(scoring_seeds(settings), scoring_seeds(other))
-    assert (settings.evolution_seed, other.evolution_seed) == (settings.seed, 5)
+    assert settings.evolution_seed == settings.seed
+    same_number = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, es_seed=settings.seed))
+    assert len({settings.evolution_seed, other.evolution_seed, same_number.evolution_seed}) == 3
+
+
+def test_tables_of_temperatures_need_dreams():
+    doom = get_task("doom").scales["paper"]
+    real = dataclasses.replace(doom, controller=dataclasses.replace(doom.controller, world="real"))
+    with pytest.raises(UserError, match="evolved in the real world"):
+        plan_studies(Path("run"), real, table=True)
+
+
+def test_a_c_that_is_not_scored_yet_is_taken_over_all_the_same(tmp_path):
+    settings = get_task("carracing").scales["smoke"]
+    stage = Stage(tmp_path, "controller", settings)
+    stage.start()
+    stage.finish({})
+    link_stages(tmp_path, settings, tmp_path / "studies" / "zh", settings)
+    assert (tmp_path / "studies" / "zh" / "controller" / "stage.json").exists()
+    assert not (tmp_path / "studies" / "zh" / "evaluate").is_symlink()
 
 
 def test_lists_of_numbers():

@@ -53,15 +53,17 @@ def test_the_interval_covers_no_difference_at_its_rate():
         (Difference(-50, -90, -10, 0.01), "below"),
         (Difference(-50, -120, 20, 0.2), "reproduced"),
         (Difference(-50, -260, 160, 0.6), "undecided"),
+        (Difference(-50, -120, 101, 0.2), "reproduced"),
+        (Difference(-100, -201, 1, 0.06), "undecided"),
         (Difference(0, -300, 300, 1.0), "undecided"),
     ],
 )
 def test_verdicts(found, word):
-    assert verdict(found, 1000) == word
+    assert verdict(found, 1000, 0.2) == word
 
 
 def test_equal_returns_are_no_error():
-    assert verdict(difference(np.full(10, 906.0), 906, 0), 906) == "reproduced"
+    assert verdict(difference(np.full(10, 906.0), 906, 0), 906, 0.1) == "reproduced"
 
 
 @pytest.fixture()
@@ -125,10 +127,10 @@ def test_scores_of_another_v_m_or_c_are_refused(run, task):
 
 
 @pytest.mark.parametrize(
-    ("changes", "part"), [({"render": "fast"}, "fast drawing"), ({"max_steps": 100}, "episodes of 100 steps"), ({"episodes": 1}, "single")]
+    ("changes", "part"), [({"render": "fast"}, "fast drawing"), ({"max_steps": 100}, "episodes of 100 steps"), ({"episodes": 99}, "99 episodes, the paper's 100")]
 )
 def test_other_conditions_are_not_compared(run, task, changes, part):
-    scored(run, np.full(5, 900.0), **changes)
+    scored(run, np.full(100, 900.0), **changes)
     row = full_row(task, run)
     assert row["verdict"] == "not comparable" and part in row["reason"] and "p" not in row
 

@@ -52,8 +52,8 @@ def plan_studies(
         es_seeds: a list such as '1,2,3': each of these by as many evolutions.
 
     Raises:
-        UserError: one of the lists is none; temperatures for a C that is not evolved in dreams, where alone they play a part; the
-            paper has no table of this game; or a value is out of its bounds.
+        UserError: one of the lists is none; temperatures, or a table of them, for a C that is not evolved in dreams, where alone they
+            play a part; the paper has no table of this game; or a value is out of its bounds.
     """
     c = settings.controller
     if temperatures is not None and c.world != "dream":
@@ -63,6 +63,8 @@ def plan_studies(
     variants = [c]
     if temperatures is not None:
         variants = [dataclasses.replace(c, temperature=t) for t in parse_numbers(temperatures, "--temperatures", float, "0.5,1.0,1.15")]
+    if table and c.world != "dream" and any(row.temperature for row in SCORES.get(settings.task, ())):
+        raise UserError(f"--table has the temperatures of dreams in {settings.task}; this C is evolved in the real world")
     if table:
         variants = [
             dataclasses.replace(c, features=row.features, hidden=row.hidden, temperature=row.temperature or c.temperature)
@@ -84,6 +86,6 @@ def link_stages(run: Path, settings: Settings, study: Path, its: Settings) -> No
     """Let the study's run use RUN's stages up to M, and, if its settings are RUN's own, RUN's finished C as well."""
     study.mkdir(parents=True, exist_ok=True)
     same = its == settings and Stage(run, "controller", settings).finished
-    for name in (*SHARED, *(OWN if same else ())):
+    for name in (*SHARED, *(name for name in OWN if same and (run / name).exists())):
         if not os.path.lexists(study / name):
             (study / name).symlink_to(os.path.relpath(run / name, study), target_is_directory=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from controller.results.evidence import Agent, Evidence, Rows, parameters
 from controller.results.paper import (
+    MARGIN,
     ORIGINAL_CORE_HOURS,
     ORIGINAL_CURVE,
     ORIGINAL_EVOLUTION,
@@ -20,7 +21,7 @@ from controller.results.paper import (
     Published,
 )
 from controller.results.scores import mean_and_std
-from controller.results.welch import difference, paired, verdict
+from controller.results.welch import PAPER_EPISODES, difference, paired, verdict
 from env.run.settings import Controller
 
 NOT_RUN = "not run"
@@ -65,7 +66,7 @@ def score_rows(evidence: Evidence) -> Table:
     none; then those of ours that the paper has no row for."""
     dreams = any(row.dream for row in SCORES.get(evidence.task.name, ()))
     header = ["row", *(["dream: paper", "dream: ours"] if dreams else []), "paper", "ours", "95% interval", "difference (95%)", "p"]
-    header += ["verdict", "C"]
+    header += ["verdict", "C", "generations"]
     rows, data = [], []
 
     def add(title: str, row: Published | None, agent: Agent | None, scores: dict[str, Any] | None, name: str) -> None:
@@ -75,8 +76,9 @@ def score_rows(evidence: Evidence) -> Table:
             dream = (scores or {}).get("dream") if not found["reason"] else None
             cells += [f"{row.dream[0]:g} ± {row.dream[1]:g}" if row and row.dream else "", mean_and_std(dream) if dream else ""]
         cells += [f"{row.mean:g} ± {row.std:g}" if row else "", found["ours"], found["interval"], found["difference"], found["p_shown"]]
-        rows.append([*cells, found["verdict"] + (f" ({found['reason']})" if found["reason"] else ""), name])
-        data.append({"row": title, "agent": name, **found["data"], "verdict": found["verdict"], "reason": found["reason"]})
+        generations = _generations(agent)
+        rows.append([*cells, found["verdict"] + (f" ({found['reason']})" if found["reason"] else ""), name, generations])
+        data.append({"row": title, "agent": name, "generations": generations, **found["data"], "verdict": found["verdict"], "reason": found["reason"]})
 
     matched: set[str] = set()
     for row in SCORES.get(evidence.task.name, ()):
@@ -95,14 +97,22 @@ def score_rows(evidence: Evidence) -> Table:
             add(described(agent.settings.controller), None, agent, agent.scores, agent.name)
     notes = [
         "The verdict is Welch's test on our episodes and the paper's 100: above or below where p < 0.05; else reproduced, if the interval of "
-        "the difference keeps within 25% of the paper's mean, or undecided. A standard deviation is over episodes.",
+        f"the difference keeps within {MARGIN.get(evidence.task.name, 0):.0%} of the paper's mean, or undecided. A standard deviation is over "
+        "episodes of one C; how much another evolution would differ is not in it.",
     ]
     return Table("Scores", header, rows, notes, data)
 
 
 def belongs(c: Controller, row: Published) -> bool:
     """Whether a C of these settings fills this row of the paper."""
-    return (row.features, row.hidden) == (c.features, c.hidden) and row.temperature in (None, c.temperature)
+    temperature = c.temperature if c.world == "dream" else None
+    return (row.features, row.hidden, row.temperature) == (c.features, c.hidden, temperature)
+
+
+def _generations(agent: Agent | None) -> str:
+    """'90', or '25 of 90' of an evolution that is not at its end."""
+    done, planned = (agent.log[-1]["generation"], agent.settings.controller.generations) if agent and agent.log else (0, 0)
+    return (str(done) if done >= planned else f"{done} of {planned}") if planned else ""
 
 
 def described(c: Controller) -> str:
@@ -130,14 +140,14 @@ def _score(evidence: Evidence, row: Published | None, agent: Agent | None, score
     found = difference(np.array(scores["returns"]), row.mean, row.std)
     cells |= {"difference": f"{found.mean:+.0f} ({found.low:+.0f} .. {found.high:+.0f})", "p_shown": f"{found.p:.2g}"}
     data |= {"difference": found.mean, "difference_ci95": [found.low, found.high], "p": found.p}
-    return cells | {"verdict": verdict(found, row.mean), "reason": "", "data": data}
+    return cells | {"verdict": verdict(found, row.mean, MARGIN[evidence.task.name]), "reason": "", "data": data}
 
 
 def _incomparable(evidence: Evidence, scores: dict[str, Any]) -> str:
     """Why a scoring cannot stand beside the paper's; empty if it can."""
     paper = evidence.task.scales["paper"].world
-    if scores["episodes"] < 2:
-        return "a single episode"
+    if scores["episodes"] < PAPER_EPISODES:
+        return f"{scores['episodes']} episodes, the paper's {PAPER_EPISODES}"
     if scores["max_steps"] != paper.max_steps:
         return f"episodes of {scores['max_steps']} steps, the paper's have {paper.max_steps}"
     if scores["render"] != "official":

@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.95
-# Runs of the authors themselves differ by about this part of a score; an interval that is wider on each side decides nothing.
-TOLERANCE = 0.25
 PAPER_EPISODES = 100
 
 
@@ -57,10 +55,10 @@ def _student(freedom: float):  # -> tfp.distributions.StudentT
     return tfp.distributions.StudentT(tf.constant(freedom, tf.float64), 0 * one, one)
 
 
-def verdict(found: Difference, mean: float) -> str:
-    """"above" or "below" where the difference is significant; else "reproduced" if the interval of the difference keeps within TOLERANCE
-    of the published mean, and "undecided" if it is too wide to say so."""
+def verdict(found: Difference, mean: float, margin: float) -> str:
+    """"above" or "below" where the difference is significant; else "reproduced" if the interval of the difference keeps within `margin`, a
+    part of the published mean, and "undecided" if it is too wide to say so."""
     if found.p < 1 - LEVEL:
         return "above" if found.mean > 0 else "below"
-    within = max(-found.low, found.high) <= TOLERANCE * abs(mean)
+    within = max(-found.low, found.high) <= margin * abs(mean)
     return "reproduced" if within else "undecided"

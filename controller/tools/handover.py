@@ -26,24 +26,41 @@ from controller.results.studies import parse_numbers
 from env.episodes import LATENTS, Episode, read_episode
 from env.run.command import GAMES, progress, run_command
 from env.run.compute import start_tensorflow
+from env.run.errors import UserError
 from env.run.files import write_json
 from env.run.flags import OneLineParser
+from env.run.settings import Settings
 from env.run.weights import controller_path, fingerprint, fingerprints, model_paths
 from env.tasks import Task, get_task
-from rnn.evaluate import encode_recordings, follow, settings_of
+from rnn.evaluate import encode_recordings, follow, recorded_settings, settings_of
 
 EVERY = 25  # steps between moments
 HORIZONS = (10, 25, 50, 100, 200)  # steps
 
 
-def real_deaths(episodes: list[Episode]) -> dict[int, np.ndarray]:
-    """For each moment, in the order of `dreamt_deaths`, the steps that the agent had left in the game; -1 where the game was cut."""
+NEVER = HORIZONS[-1] + 1  # or not within any horizon
+
+
+def check_recordings(settings: Settings, recordings: Path) -> None:
+    """Raise UserError when the recorded games are not those of C, or without the short ones."""
+    if not settings.rnn.restart:
+        raise UserError(f"the M of {settings.task} knows of no death: there is nothing to compare")
+    if settings.extract.policy != "controller" or settings.extract.min_frames > 1:
+        raise UserError(f"{recordings} holds other games than all of C's: record with --policy controller --min-frames 1")
+
+
+def real_deaths(episodes: list[Episode]) -> np.ndarray:
+    """Steps that the agent had left in the game at each moment, in the order of `moment_states`, int64; NEVER where the game was cut.
+
+    Raises:
+        UserError: no game is long enough for a moment.
+    """
     longest = max(len(episode["done"]) for episode in episodes)
-    moments = {}
-    for t in range(EVERY, longest, EVERY):
-        left = [len(e["done"]) - t if e["done"][-1] else -1 for e in episodes if len(e["done"]) > t]
-        moments[t] = np.array(left)
-    return moments
+    moments = range(EVERY, longest, EVERY)
+    left = [len(e["done"]) - t if e["done"][-1] else NEVER for t in moments for e in episodes if len(e["done"]) > t]
+    if not left:
+        raise UserError(f"the recorded games have at most {longest} steps: a moment comes every {EVERY}")
+    return np.array(left)
 
 
 def moment_states(memory: Any, episodes: list[Episode]) -> Any:
@@ -70,20 +87,26 @@ def dreamt_deaths(memory: Any, act: Any, features: str, params: np.ndarray, stat
         imagined = memory.imagine(state, act(params, memory.features(state, features)), temperature, noise)
         return imagined.state, imagined.goes_on < 0.5
 
-    ends = np.full(count, HORIZONS[-1] + 1)
+    ends = np.full(count, NEVER)
     for t in progress(range(HORIZONS[-1]), desc=f"dreams at {temperature:g}", unit="step"):
         states, ended = step(states, tf.random.stateless_normal((count, memory.imagine_noise), (seed, t)))
-        ends = np.where((ends > HORIZONS[-1]) & ended.numpy(), t + 1, ends)
+        ends = np.where((ends == NEVER) & ended.numpy(), t + 1, ends)
     return ends
 
 
-def shares(steps: np.ndarray) -> list[float]:
-    """The share that dies within each horizon; -1 means that it outlived them all."""
-    return [float(np.mean((steps >= 0) & (steps <= horizon))) for horizon in HORIZONS]
+def shares(dreamt: np.ndarray, real: np.ndarray) -> dict[str, list[float]]:
+    """The share of dreams that end within each horizon: of all, of those whose game does so, too, and of the others."""
+    found: dict[str, list[float]] = {"all": [], "game_ends": [], "game_goes_on": []}
+    for horizon in HORIZONS:
+        ended, dies = dreamt <= horizon, real <= horizon
+        for key, moments in (("all", np.ones_like(dies)), ("game_ends", dies), ("game_goes_on", ~dies)):
+            found[key].append(float(ended[moments].mean()) if moments.any() else float("nan"))
+    return found
 
 
 def compare(task: Task, run: Path | None, recordings: Path, temperatures: tuple[float, ...] | None) -> dict[str, Any]:
     """The shares that die within each horizon, in the game, and in dreams at each temperature (C's own, if None)."""
+    check_recordings(recorded_settings(task, recordings), recordings)
     start_tensorflow()
     from controller.agent import load_controller, make_policy
     from controller.simulate import make_act
@@ -96,16 +119,16 @@ def compare(task: Task, run: Path | None, recordings: Path, temperatures: tuple[
     act = make_act(make_policy(task, settings, memory), task.actions)
     with tempfile.TemporaryDirectory() as folder:
         episodes = [read_episode(path, LATENTS) for path in encode_recordings(task, run, recordings, Path(folder))]
-    left = real_deaths(episodes)
+    real = real_deaths(episodes)
     states = moment_states(memory, episodes)
     c = settings.controller
     dreams = {
-        f"{temperature:g}": shares(dreamt_deaths(memory, act, c.features, params, states, temperature, 1))
+        f"{temperature:g}": shares(dreamt_deaths(memory, act, c.features, params, states, temperature, 1), real)
         for temperature in temperatures or (c.temperature,)
     }
-    real = np.concatenate(list(left.values()))
+    game = [float(np.mean(real <= horizon)) for horizon in HORIZONS]
     made_of = fingerprints(paths) | {"controller": fingerprint(weights)}
-    return {"task": task.name, "fingerprints": made_of, "moments": len(real), "horizons": HORIZONS, "game": shares(real), "dreams": dreams}
+    return {"task": task.name, "fingerprints": made_of, "moments": len(real), "horizons": HORIZONS, "game": game, "dreams": dreams}
 
 
 def main() -> None:
@@ -118,9 +141,13 @@ def main() -> None:
     parsed = parser.parse_args()
     temperatures = parse_numbers(parsed.temperatures, "--temperatures", float, "0.5,1.15") if parsed.temperatures else None
     found = compare(get_task(parsed.task), parsed.run, parsed.recordings, temperatures)
-    print(f"{found['moments']} moments; share that dies within   " + "".join(f"{h:>7}" for h in HORIZONS) + " steps")
-    for name, row in (("in the game", found["game"]), *((f"in dreams at {name}", row) for name, row in found["dreams"].items())):
-        print(f"{name:<40}" + "".join(f"{share:>7.1%}" for share in row))
+    rows = [("in the game", found["game"])]
+    for name, dreams in found["dreams"].items():
+        rows += [(f"dreams at {name}", dreams["all"]), ("  where the game ends, too", dreams["game_ends"])]
+        rows += [("  where the game goes on", dreams["game_goes_on"])]
+    print(f"{found['moments']} moments; share that ends within   " + "".join(f"{h:>7}" for h in HORIZONS) + " steps")
+    for name, row in rows:
+        print(f"{name:<39}" + "".join(f"{share:>7.1%}" for share in row))
     if parsed.json:
         write_json(parsed.json, found)
 

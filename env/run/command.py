@@ -50,15 +50,16 @@ def papers_value(section: str, field: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def resolve(parsed: argparse.Namespace, stage: str | None) -> tuple[Task, Path, Settings]:
-    """Flags -> (task, run directory, settings): the run's saved settings, else the scale's, with the given flags on top.
+def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) -> tuple[Task, Path, Settings]:
+    """Flags -> (task, run directory, settings): the run's saved settings (unless of_run is False), else the scale's, with the given
+    flags on top.
 
     Raises:
         UserError: unknown task, a value out of bounds, or a run of another task or scale.
     """
     task = get_task(parsed.task)
     run = parsed.run or default_run(task.name, parsed.scale or "paper")
-    base = saved_settings(run) or task.scales[parsed.scale or "paper"]
+    base = (saved_settings(run) if of_run else None) or task.scales[parsed.scale or "paper"]
     if base.task != task.name:
         raise UserError(f"{run} is a run of {base.task}, not of {task.name}: choose another --run")
     if parsed.scale and base.scale != parsed.scale:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from env.run.errors import UserError
 from env.run.flags import check, setting
 
@@ -151,7 +153,10 @@ class Settings:
     @property
     def evolution_seed(self) -> int:
         """The seed of CMA-ES and of the episodes that it compares candidates by."""
-        return self.controller.es_seed or self.seed
+        if not self.controller.es_seed:
+            return self.seed
+        # Another one than that of any run by its own: --es-seed 1 of run 1 is no repetition.
+        return int(np.random.SeedSequence((self.seed, self.controller.es_seed)).generate_state(1)[0]) >> 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, ready for JSON."""
