@@ -146,12 +146,12 @@ def _score(evidence: Evidence, row: Published | None, agent: Agent | None, score
 def _incomparable(evidence: Evidence, scores: dict[str, Any]) -> str:
     """Why a scoring cannot stand beside the paper's; empty if it can."""
     paper = evidence.task.scales["paper"].world
-    if scores["episodes"] < PAPER_EPISODES:
-        return f"{scores['episodes']} episodes, the paper's {PAPER_EPISODES}"
     if scores["max_steps"] != paper.max_steps:
         return f"episodes of {scores['max_steps']} steps, the paper's have {paper.max_steps}"
     if scores["render"] != "official":
         return f"{scores['render']} drawing"
+    if scores["episodes"] < PAPER_EPISODES:
+        return f"{scores['episodes']} episodes, the paper's {PAPER_EPISODES}"
     return ""
 
 
