@@ -112,7 +112,7 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     import tensorflow as tf
 
     from env.run.training import adam
-    from rnn.memory import make_memory
+    from rnn.memory import as_batch, make_memory
     from rnn.train import make_carried, make_optimizer
     from rnn.train import make_step as rnn_step
     from vae.train import make_step as vae_step
@@ -127,14 +127,13 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     train_v, encode = vae_step(vae, optimizer), vae.fixed_encoder(batch)
     seed = tf.constant([0, 0])
 
-    sequences, length = min(settings.rnn.batch, 20), 100
-    probe = replace(settings.rnn, batch=sequences)
-    latents = tf.constant(rng.standard_normal((sequences, length, z_size)), tf.float16)
-    actions = tf.zeros((sequences, length, task.actions.size))
-    restart, fresh = tf.zeros((sequences, length)), tf.constant(True)
-    memory, rnn_optimizer = make_memory(task, settings, settings.rnn.dtype), make_optimizer(probe)
+    sequences, length = min(settings.of_memory.batch, 20), 100
+    probe = replace(settings.of_memory, batch=sequences)
+    latents = rng.standard_normal((sequences, length, z_size)).astype(np.float16)
+    parts = as_batch(latents, latents * 0, np.zeros((sequences, length, task.actions.size), np.float32))
+    memory, rnn_optimizer = make_memory(task, settings, probe.dtype), make_optimizer(probe)
     rnn_optimizer.build(memory.trainable_variables)
-    train_m = rnn_step(memory, rnn_optimizer, probe, make_carried(memory, probe))
+    train_m = rnn_step(memory, rnn_optimizer, probe.grad_clip, make_carried(memory, probe))
 
     def count(units: int, terms: object) -> int:
         tf.nest.map_structure(lambda t: t.numpy(), terms)
@@ -144,7 +143,7 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
         STARTUP: time.monotonic() - started,
         "vae": rate(lambda: count(batch, train_v(frames, seed))),
         "encode": rate(lambda: count(batch, encode(frames))),
-        "rnn": rate(lambda: count(sequences * length, train_m(latents, latents * 0, actions, restart, fresh, seed))),
+        "rnn": rate(lambda: count(sequences * length, train_m(*map(tf.constant, parts), seed))),
     }
 
 
@@ -162,7 +161,7 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
         "extract": frames,
         "vae": vae_frames,
         "encode": frames,
-        "rnn": settings.rnn.steps * settings.rnn.batch * (settings.rnn.window or recorded),
+        "rnn": settings.of_memory.steps * settings.of_memory.batch * (settings.of_memory.window or recorded),
         "controller": (c.generations * c.population * c.episodes + scorings * c.eval_episodes) * evolved,
         "evaluate": settings.evaluate.episodes * played,
     }

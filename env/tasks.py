@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from env.actions import Actions, Continuous, Discrete
 from env.run.errors import UserError
-from env.run.settings import Controller, Evaluate, Extract, Rnn, Settings, Vae, World
+from env.run.settings import SECTIONS, ActorCritic, Controller, Evaluate, Extract, Rnn, Rssm, Settings, Vae, World, unused
 
 __all__ = [
+    "ActorCritic",
     "Continuous",
     "Controller",
     "Discrete",
@@ -29,11 +30,13 @@ __all__ = [
     "Extract",
     "GymnasiumWorld",
     "Rnn",
+    "Rssm",
     "Settings",
     "Task",
     "Vae",
     "World",
     "get_task",
+    "system",
     "three_scales",
 ]
 
@@ -133,8 +136,38 @@ def smoke(paper: Settings, max_steps: int, episodes: int = 1) -> Settings:
             lanes=4,
             slots=2,
         ),
+        rssm=replace(paper.rssm, units=32, hidden=32, groups=4, classes=4, batch=4, window=20, steps=20),
+        actor_critic=replace(
+            paper.actor_critic,
+            updates=20,
+            batch=4,
+            window=20,
+            horizon=5,
+            starts=4,
+            hidden=32,
+            eval_every=10,
+            seed_episodes=2,
+            round_episodes=2,
+            train_ratio=2.0,
+        ),
         evaluate=replace(paper.evaluate, episodes=4, dream_episodes=min(4, paper.evaluate.dream_episodes)),
     )
+
+
+def system(settings: Settings, memory: str, trainer: str) -> Settings:
+    """A game's settings with another memory or another trainer than the paper's: where these need it, C's, too, are others.
+
+    An RSSM learns ends, which recordings that go on beyond them would teach it wrongly, and shows C its two states. An actor has a hidden
+    layer: the policy gradient moves a linear C but slowly.
+    """
+    settings = replace(settings, memory=memory, trainer=trainer)
+    if memory == "rssm":
+        c = replace(settings.controller, features="zh", bias=True, temperature=1.0, dream_steps=settings.world.max_steps)
+        settings = replace(settings, extract=replace(settings.extract, past_done=False), controller=c)
+    if trainer == "actor_critic":
+        c = replace(settings.controller, hidden=256 if settings.scale != "smoke" else 16, bias=True)
+        settings = replace(settings, extract=replace(settings.extract, past_done=False), controller=c)
+    return replace(settings, **{name: SECTIONS[name]() for name in unused(memory, trainer)})
 
 
 def three_scales(name: str, smoke_steps: int = 100, **sections: Any) -> dict[str, Settings]:

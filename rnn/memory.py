@@ -9,6 +9,7 @@ A memory's state is a nest of tensors [B, ...] that only the memory opens; other
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -46,6 +47,8 @@ class Batch(NamedTuple):
     Attributes:
         mu, logvar: V's posterior of each frame, float16 [B, T, z_size].
         action: the action taken after each frame, float32 [B, T, A]; the last one leads out of the batch.
+        reward: what that action earned, float32 [B, T].
+        done: 1 where the world ended the episode upon that action (a step limit is no such end), else 0, float32 [B, T].
         first: 1 where a frame is its episode's first, else 0, float32 [B, T].
         fresh: whether the state before it is that of no episode instead of the last batch's, bool [].
     """
@@ -53,6 +56,8 @@ class Batch(NamedTuple):
     mu: Any
     logvar: Any
     action: Any
+    reward: Any
+    done: Any
     first: Any
     fresh: Any
 
@@ -63,7 +68,8 @@ class Memory(Protocol):
     Attributes:
         z_size: size of z.
         initial_noise, observe_noise, imagine_noise: standard normal numbers that these take for each episode.
-        sample_noise: those that `loss_terms` takes for each frame.
+        sample_noise: those that `loss_terms` and `follow` take for each frame.
+        with_last: whether M learns from each episode's last frame, too: the one that its last action led to.
         trainable_variables: Keras'.
     """
 
@@ -72,6 +78,7 @@ class Memory(Protocol):
     observe_noise: int
     imagine_noise: int
     sample_noise: int
+    with_last: bool
     trainable_variables: list[Any]
 
     def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
@@ -104,9 +111,12 @@ class Memory(Protocol):
             carried: what the last call of a stream gave; None for nothing.
         """
 
+    def follow(self, batch: Batch, noise: tf.Tensor) -> State:
+        """M's states as it is shown the batch's frames, from none before the first: a nest of tensors [B, T, ...], without gradient.
+        Dreams of these moments start from them; `loss_terms` with the same noise learns from the same ones."""
 
-def make_memory(task: Task, settings: Settings, dtype: str) -> Memory:
-    """The M that the settings describe, with fresh weights."""
+
+def _make_mdnrnn(task: Task, settings: Settings, dtype: str) -> Memory:
     from rnn.rnn import MDNRNN
 
     rnn = settings.rnn
@@ -115,11 +125,46 @@ def make_memory(task: Task, settings: Settings, dtype: str) -> Memory:
     )
 
 
+def _make_rssm(task: Task, settings: Settings, dtype: str) -> Memory:
+    from rnn.rssm import RSSM
+
+    return RSSM(settings.vae.z_size, task.actions.size, settings.rssm, dtype)
+
+
+class Kind(NamedTuple):
+    """A kind of memory.
+
+    Attributes:
+        make: makes one with fresh weights, of a task, settings and a compute type.
+        shape: the settings that decide the shape of its weights.
+        replayed: whether it learns from sequences cut at random places (rnn/replay.py) instead of those of the paper's M
+            (rnn/sequences.py).
+        clip: whether each "element" of its gradients is clipped, as the original's, or the "norm" of all together.
+    """
+
+    make: Callable[[Task, Settings, str], Memory]
+    shape: tuple[str, ...]
+    replayed: bool
+    clip: str
+
+
+# By the name of the setting `memory`.
+KINDS = {
+    "mdnrnn": Kind(_make_mdnrnn, ("units", "mixtures", "restart"), False, "element"),
+    "rssm": Kind(_make_rssm, ("units", "hidden", "groups", "classes", "reward_loss", "bins"), True, "norm"),
+}
+
+
+def make_memory(task: Task, settings: Settings, dtype: str) -> Memory:
+    """The M that the settings describe, with fresh weights."""
+    return KINDS[settings.memory].make(task, settings, dtype)
+
+
 def memory_meta(task: Task, settings: Settings) -> dict[str, Any]:
     """What a weights file of M says of its shape."""
-    rnn = settings.rnn
-    shape = {"z_size": settings.vae.z_size, "units": rnn.units, "mixtures": rnn.mixtures, "restart": rnn.restart}
-    return {"model": "rnn", "task": task.name} | shape
+    own = {key: getattr(settings.of_memory, key) for key in KINDS[settings.memory].shape}
+    model = "rnn" if settings.memory == "mdnrnn" else settings.memory
+    return {"model": model, "task": task.name, "z_size": settings.vae.z_size} | own
 
 
 def load_memory(path: Path, task: Task, settings: Settings, dtype: str = "float32") -> Memory:
@@ -137,7 +182,29 @@ def load_memory(path: Path, task: Task, settings: Settings, dtype: str = "float3
     return model
 
 
-def as_batch(mu: np.ndarray, logvar: np.ndarray, action: np.ndarray, first: np.ndarray | None = None) -> Batch:
-    """A batch of sequences of their own, of which no frame is an episode's first unless `first` says so."""
-    nowhere = np.zeros(np.shape(mu)[:2], np.float32)
-    return Batch(mu, logvar, action, nowhere if first is None else first, np.array(True))
+def as_batch(
+    mu: np.ndarray,
+    logvar: np.ndarray,
+    action: np.ndarray,
+    first: np.ndarray | None = None,
+    reward: np.ndarray | None = None,
+    done: np.ndarray | None = None,
+) -> Batch:
+    """A batch of sequences of their own, of which no frame is an episode's first, and no action earns or ends anything, unless it is
+    said."""
+    reward, done, first = (np.zeros(np.shape(mu)[:2], np.float32) if part is None else part for part in (reward, done, first))
+    return Batch(mu, logvar, action, reward, done, first, np.array(True))
+
+
+def batch_signature(rows: int, window: int | None, z_size: int, actions: int) -> Batch:
+    """The tf.TensorSpec of each part of a batch.
+
+    Args:
+        rows, window: B and T; None for any T.
+        z_size, actions: sizes of z and of an action.
+    """
+    import tensorflow as tf
+
+    steps = tf.TensorSpec((rows, window), tf.float32)
+    latent = tf.TensorSpec((rows, window, z_size), tf.float16)
+    return Batch(latent, latent, tf.TensorSpec((rows, window, actions), tf.float32), steps, steps, steps, tf.TensorSpec((), tf.bool))

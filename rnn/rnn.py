@@ -75,6 +75,7 @@ class MDNRNN(keras.Model):
 
         # It takes z as the world gives it; only what it invents is drawn.
         self.initial_noise, self.observe_noise, self.imagine_noise, self.sample_noise = 0, 0, 2 * z_size, z_size
+        self.with_last = False  # the authors' recordings lack it
 
     def _input(self, z: tf.Tensor, action: tf.Tensor, restart: tf.Tensor) -> tf.Tensor:
         return tf.concat([z, action, restart] if self.restart else [z, action], axis=-1)
@@ -149,7 +150,7 @@ class MDNRNN(keras.Model):
         Returns:
             "loss", and for an M with restart its parts "z" and "restart", as scalars; and h and c after the last step.
         """
-        z = ConvVAE.sample(tf.cast(batch.mu, tf.float32), tf.cast(batch.logvar, tf.float32), noise)
+        z = _sampled(batch, noise)
         first = tf.cast(batch.first, tf.float32)
         h, c = carried or self.blank(tf.shape(z)[0])
         x = self._input(z, tf.cast(batch.action, tf.float32), first[..., None])
@@ -162,3 +163,27 @@ class MDNRNN(keras.Model):
         weight = 1.0 + (self.restart_weight - 1.0) * target
         restart_loss = tf.reduce_mean(weight * tf.nn.sigmoid_cross_entropy_with_logits(target, logit))
         return {"loss": z_loss + restart_loss, "z": z_loss, "restart": restart_loss}, carried
+
+    def follow(self, batch: Batch, noise: tf.Tensor) -> State:
+        """M's states at the batch's frames, [B, T, ...], without gradient; see Memory.follow."""
+        z, first = _sampled(batch, noise), tf.cast(batch.first, tf.float32)
+        action = tf.cast(batch.action, tf.float32)
+        count, rows = z.shape[1] or tf.shape(z)[1], tf.shape(z)[0]
+
+        def step(t: tf.Tensor, state: State, *arrays: tf.TensorArray) -> tuple:
+            # Before the batch's first frame there is no action, but h = c = 0, which `observe` must not advance.
+            began = (first[:, t] + tf.cast(t == 0, tf.float32))[:, None] > 0
+            went_on = self.observe(state, action[:, tf.maximum(t - 1, 0)], z[:, t], noise[:, t, :0])
+            restart = first[:, t, None]
+            state = State(z[:, t], tf.where(began, 0.0, went_on.h), tf.where(began, 0.0, went_on.c), restart)
+            return (t + 1, state, *(array.write(t, part) for array, part in zip(arrays, state)))
+
+        blank = self.initial(tf.zeros((rows, self.z_size)), noise[:, 0, :0])
+        arrays = [tf.TensorArray(tf.float32, count, element_shape=part.shape) for part in blank]
+        _, _, *arrays = tf.while_loop(lambda t, *_: t < count, step, (tf.constant(0), blank, *arrays), maximum_iterations=count)
+        return State(*(tf.stop_gradient(tf.transpose(array.stack(), (1, 0, 2))) for array in arrays))
+
+
+def _sampled(batch: Batch, noise: tf.Tensor) -> tf.Tensor:
+    """z of each frame, a sample of V's posterior: float32 [B, T, z_size]."""
+    return ConvVAE.sample(tf.cast(batch.mu, tf.float32), tf.cast(batch.logvar, tf.float32), noise)

@@ -13,9 +13,9 @@ from env.run.errors import UserError
 from env.run.files import read_jsonl
 from env.run.rundir import Run
 from env.run.settings import Settings
-from rnn.memory import Batch
+from rnn.memory import KINDS, Batch
 
-KEYS = ("mu", "logvar", "action")
+KEYS = ("mu", "logvar", "action", "reward", "done")
 
 
 class Episodes(NamedTuple):
@@ -36,6 +36,8 @@ def usable_episodes(run: Run) -> Episodes:
     if not run.stage("encode").check():
         raise UserError(f"{run.path} has no latents: run vae/encode.py {settings.task} --run {run.path} first")
     lengths = {row["episode"]: row["length"] for row in read_jsonl(run.stage("extract").log)}
+    if KINDS[settings.memory].replayed:
+        return _all_of(run, lengths)
     if rnn.sequences == "stream":
         frames = sum(lengths.values())
         if frames < rnn.batch * rnn.window:
@@ -49,8 +51,12 @@ def usable_episodes(run: Run) -> Episodes:
             raise UserError(
                 f"rnn.batch is {rnn.batch}, but only {len(chosen)} episodes have {rnn.window} frames: take a smaller batch or window"
             )
+    return _all_of(run, {i: lengths[i] for i in chosen})
+
+
+def _all_of(run: Run, lengths: dict[int, int]) -> Episodes:
     folder = run.path / "encode" / "latents"
-    return Episodes([episode_path(folder, i) for i in chosen], np.array([lengths[i] for i in chosen]))
+    return Episodes([episode_path(folder, i) for i in sorted(lengths)], np.array([lengths[i] for i in sorted(lengths)]))
 
 
 def batches(episodes: Episodes, settings: Settings, done: int) -> Iterator[Batch]:
@@ -77,8 +83,8 @@ def episodes_batch(episodes: Episodes, settings: Settings, step: int) -> Batch:
         start = rng.integers(0, len(episode["mu"]) - length + 1)
         sequences.append([episode[key][start : start + length] for key in KEYS])
         firsts.append(np.arange(start, start + length) == 0)
-    mu, logvar, action = (np.stack(parts) for parts in zip(*sequences))
-    return Batch(mu, logvar, action, np.stack(firsts).astype(np.float32), np.array(True))
+    mu, logvar, action, reward, done = (np.stack(parts) for parts in zip(*sequences))
+    return Batch(mu, logvar, action, reward, done.astype(np.float32), np.stack(firsts).astype(np.float32), np.array(True))
 
 
 def _learned(path: Path) -> Episode:
@@ -102,12 +108,12 @@ def stream_batches(episodes: Episodes, rows: int, window: int, rng: np.random.Ge
     count = int(lengths.sum()) // (rows * window)
     parts = [_frames_from(paths, lengths, (row * count + skip) * window, window) for row in range(rows)]
     for number in range(skip, count):
-        mu, logvar, action, restart = (np.stack(arrays) for arrays in zip(*(next(part) for part in parts)))
-        yield Batch(mu, logvar, action, restart, np.array(number == 0))
+        mu, logvar, action, reward, done, restart = (np.stack(arrays) for arrays in zip(*(next(part) for part in parts)))
+        yield Batch(mu, logvar, action, reward, done.astype(np.float32), restart, np.array(number == 0))
 
 
 def _frames_from(paths: list[Path], lengths: np.ndarray, start: int, window: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Windows of the joined stream from frame `start` on: mu, logvar, action and restart. Holds two episodes at most, unless a
+    """Windows of the joined stream from frame `start` on: the arrays KEYS, and restart. Holds two episodes at most, unless a
     window is longer."""
     ends = np.cumsum(lengths)
     number = int(np.searchsorted(ends, start, side="right"))

@@ -18,12 +18,15 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.rundir import Run
-from env.run.settings import Rnn
+from env.run.settings import Rnn, Rssm
 from env.tasks import Task
 from rnn.memory import Batch
+from rnn.replay import Replay
 from rnn.sequences import batches, usable_episodes
 
 if TYPE_CHECKING:
@@ -33,29 +36,37 @@ if TYPE_CHECKING:
     from rnn.memory import Memory
 
 
-def make_step(memory: Memory, optimizer: keras.Optimizer, rnn: Rnn, carried: Any) -> Callable[..., dict[str, tf.Tensor]]:
+def clipped(gradients: list[tf.Tensor], how: str, limit: float) -> list[tf.Tensor]:
+    """Gradients, each "element" of them clipped to [-limit, limit] (the original's clip_by_value), or the "norm" of all together."""
+    import tensorflow as tf
+
+    if how == "norm":
+        return tf.clip_by_global_norm(gradients, limit)[0]
+    return [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
+
+
+def make_step(
+    memory: Memory, optimizer: keras.Optimizer, grad_clip: float, carried: Any = None, clip: str = "element"
+) -> Callable[..., dict[str, tf.Tensor]]:
     """The compiled training step: the arrays of a Batch and an int32 [2] seed -> the terms of the loss.
 
     Args:
         memory, optimizer: what is trained, and how.
-        rnn: the settings.
+        grad_clip, clip: see `clipped`.
         carried: a nest of variables for what M carries from batch to batch of a stream; else None.
     """
     import tensorflow as tf
 
     @tf.function
-    def step(
-        mu: tf.Tensor, logvar: tf.Tensor, action: tf.Tensor, first: tf.Tensor, fresh: tf.Tensor, seed: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        noise = tf.random.stateless_normal((*tf.unstack(tf.shape(mu)[:2]), memory.sample_noise), seed)
-        kept = 1.0 - tf.cast(fresh, tf.float32)
+    def step(*parts: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch, seed = Batch(*parts[:-1]), parts[-1]
+        noise = tf.random.stateless_normal((*tf.unstack(tf.shape(batch.mu)[:2]), memory.sample_noise), seed)
+        kept = 1.0 - tf.cast(batch.fresh, tf.float32)
         before = None if carried is None else tf.nest.map_structure(lambda variable: variable * kept, carried)
         with tf.GradientTape() as tape:
-            terms, after = memory.loss_terms(Batch(mu, logvar, action, first, fresh), noise, before)
+            terms, after = memory.loss_terms(batch, noise, before)
         variables = memory.trainable_variables
-        # Element by element, not by norm: the original's clip_by_value.
-        gradients = [tf.clip_by_value(g, -rnn.grad_clip, rnn.grad_clip) for g in tape.gradient(terms["loss"], variables)]
-        optimizer.apply_gradients(zip(gradients, variables))
+        optimizer.apply_gradients(zip(clipped(tape.gradient(terms["loss"], variables), clip, grad_clip), variables))
         if carried is not None:
             tf.nest.map_structure(lambda variable, value: variable.assign(value), carried, after)
         return terms
@@ -63,25 +74,53 @@ def make_step(memory: Memory, optimizer: keras.Optimizer, rnn: Rnn, carried: Any
     return step
 
 
-def make_optimizer(rnn: Rnn) -> keras.Optimizer:
-    """Adam, with the learning rate min + (start - min) * decay^step (original doomrnn/rnn_train.py)."""
+def make_optimizer(rnn: Rnn | Rssm) -> keras.Optimizer:
+    """Adam, for the MDN-RNN with the learning rate min + (start - min) * decay^step (original doomrnn/rnn_train.py)."""
     import keras
 
     from env.run.training import adam
 
+    if isinstance(rnn, Rssm) or rnn.decay == 1:
+        return adam(rnn.learning_rate)
+    start, end, decay = rnn.learning_rate, rnn.min_learning_rate, rnn.decay
+
     class Falling(keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step: tf.Tensor) -> tf.Tensor:
-            fall = keras.ops.exp(math.log(rnn.decay) * keras.ops.cast(step, "float32"))  # 0.99999 itself is no float32
-            return rnn.min_learning_rate + (rnn.learning_rate - rnn.min_learning_rate) * fall
+            fall = keras.ops.exp(math.log(decay) * keras.ops.cast(step, "float32"))  # 0.99999 itself is no float32
+            return end + (start - end) * fall
 
-    return adam(rnn.learning_rate if rnn.decay == 1 else Falling())
+    return adam(Falling())
 
 
-def make_carried(memory: Memory, rnn: Rnn) -> Any:
+def make_carried(memory: Memory, rnn: Rnn | Rssm) -> Any:
     """Variables for what M carries between the windows of a stream; None for sequences of their own, which need none."""
     import tensorflow as tf
 
-    return tf.nest.map_structure(tf.Variable, memory.blank(rnn.batch)) if rnn.sequences == "stream" else None
+    streamed = isinstance(rnn, Rnn) and rnn.sequences == "stream"
+    return tf.nest.map_structure(tf.Variable, memory.blank(rnn.batch)) if streamed else None
+
+
+def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], Iterator[Batch]]:
+    """From which step on -> M's batches, in the way of its kind.
+
+    Raises:
+        UserError: as `usable_episodes`.
+    """
+    from rnn.memory import KINDS
+
+    settings, episodes = run.settings, usable_episodes(run)
+    if not KINDS[settings.memory].replayed:
+        return lambda done: batches(episodes, settings, done)
+    rssm = settings.rssm
+    replay = Replay(rssm.capacity, settings.vae.z_size, task.actions.size, memory.with_last)
+    replay.fill(episodes.paths)
+    replay.all_seen()
+
+    def cut(done: int) -> Iterator[Batch]:
+        for step in range(done, rssm.steps):
+            yield replay.sample(np.random.default_rng([settings.seed, 2, step]), rssm.batch, rssm.window)
+
+    return cut
 
 
 def train_rnn(run: Run, task: Task) -> None:
@@ -90,38 +129,32 @@ def train_rnn(run: Run, task: Task) -> None:
     if stage.check():
         print(f"rnn: finished already in {stage.dir}")
         return
-    episodes = usable_episodes(run)
+    usable_episodes(run)  # refuses before TensorFlow starts
     start_tensorflow()
     import keras
     import tensorflow as tf
 
     from env.run.training import stream, train, with_seeds
     from env.run.weights import save_weights
-    from rnn.memory import make_memory, memory_meta
+    from rnn.memory import KINDS, batch_signature, make_memory, memory_meta
 
     stage.start()
     keras.utils.set_random_seed(settings.seed)
-    rnn = settings.rnn
-    memory, optimizer = make_memory(task, settings, rnn.dtype), make_optimizer(rnn)
-    carried = make_carried(memory, rnn)
+    own, kind = settings.of_memory, KINDS[settings.memory]
+    memory, optimizer = make_memory(task, settings, own.dtype), make_optimizer(own)
+    carried, source = make_carried(memory, own), training_batches(run, task, memory)
+    signature = batch_signature(own.batch, own.window if kind.replayed else None, settings.vae.z_size, task.actions.size)
 
     def numbered(done: int) -> Iterator[tuple]:
-        shape, z_size = (rnn.batch, None), settings.vae.z_size
-        signature = Batch(
-            tf.TensorSpec((*shape, z_size), tf.float16),
-            tf.TensorSpec((*shape, z_size), tf.float16),
-            tf.TensorSpec((*shape, task.actions.size), tf.float32),
-            tf.TensorSpec(shape, tf.float32),
-            tf.TensorSpec((), tf.bool),
-        )
-        return with_seeds(stream(lambda: batches(episodes, settings, done), signature, ahead=4), settings.seed, done)
+        return with_seeds(stream(lambda: source(done), signature, ahead=4), settings.seed, done)
 
-    step, log_every = make_step(memory, optimizer, rnn, carried), min(20, max(1, rnn.steps // 10))
+    step = make_step(memory, optimizer, own.grad_clip, carried, kind.clip)
     kept = tf.nest.flatten(carried) if carried is not None else []
-    row = train(stage.dir, "rnn", memory, optimizer, step, numbered, rnn.steps, log_every=log_every, carried=kept)
-    save_weights(stage.dir / "weights.npz", memory, memory_meta(task, settings) | {"steps": rnn.steps})
-    stage.finish({"steps": rnn.steps, **row})
-    print(f"rnn: {rnn.steps} steps, loss {row['loss']:.4f} -> {stage.dir / 'weights.npz'}")
+    log_every = min(20 if not kind.replayed else 100, max(1, own.steps // 10))
+    row = train(stage.dir, "rnn", memory, optimizer, step, numbered, own.steps, log_every=log_every, carried=kept)
+    save_weights(stage.dir / "weights.npz", memory, memory_meta(task, settings) | {"steps": own.steps})
+    stage.finish({"steps": own.steps, **row})
+    print(f"rnn: {own.steps} steps, loss {row['loss']:.4f} -> {stage.dir / 'weights.npz'}")
 
 
 def main() -> None:

@@ -315,14 +315,15 @@ def test_state_is_carried_from_window_to_window_and_not_into_an_epoch(mortal):
     """Two windows in two steps see what one step over both does, but for the prediction between them."""
     rnn = dataclasses.replace(get_task("doom").scales["smoke"].rnn, batch=2, units=8)
     carried = make_carried(mortal, rnn)
-    step = make_step(mortal, keras.optimizers.SGD(0.0), rnn, carried)
+    step = make_step(mortal, keras.optimizers.SGD(0.0), rnn.grad_clip, carried)
     mu, logvar, action = (tf.constant(random(2, 10, size, seed=seed)) for seed, size in enumerate((4, 4, 1)))
     restart, seed = tf.zeros((2, 10)), tf.constant([1, 2])
-    step(mu, logvar, action, restart, tf.constant(True), seed)
+    batch = as_batch(mu, logvar, action)
+    step(*batch, seed)
     first = [variable.numpy() for variable in carried]
-    step(mu, logvar, action, restart, tf.constant(False), seed)
+    step(*batch._replace(fresh=tf.constant(False)), seed)
     second = [variable.numpy() for variable in carried]
-    step(mu, logvar, action, restart, tf.constant(True), seed)
+    step(*batch, seed)
     np.testing.assert_allclose([variable.numpy() for variable in carried], first, atol=1e-6)
     assert np.abs(np.subtract(second, first)).max() > 1e-4
     noise = tf.random.stateless_normal((2, 10, 4), seed)
@@ -339,7 +340,7 @@ def test_gradients_are_clipped_element_by_element(mortal):
         loss = mortal.loss_terms(batch, tf.random.stateless_normal((2, 10, 4), seed))[0]["loss"]
     exact = [gradient.numpy() for gradient in tape.gradient(loss, mortal.trainable_variables)]
     before = [np.asarray(variable) for variable in mortal.trainable_variables]
-    make_step(mortal, keras.optimizers.SGD(1.0), rnn, None)(*batch, seed)
+    make_step(mortal, keras.optimizers.SGD(1.0), rnn.grad_clip)(*batch, seed)
     for variable, was, gradient in zip(mortal.trainable_variables, before, exact):
         np.testing.assert_allclose(was - np.asarray(variable), np.clip(gradient, -1e-3, 1e-3), atol=2e-7)
         variable.assign(was)

@@ -19,6 +19,7 @@ def episodes(tmp_path):
     for number, length in enumerate(lengths):
         mu = (100.0 * number + np.arange(length + 1))[:, None]
         arrays = {"mu": mu.astype(np.float16), "logvar": -mu.astype(np.float16), "action": (mu[:-1] + 0.5).astype(np.float32)}
+        arrays |= {"reward": -mu[:-1, 0].astype(np.float32)}
         arrays["done"] = np.arange(length) == length - 1
         write_episode(episode_path(tmp_path, number), arrays)
     return Episodes([episode_path(tmp_path, i) for i in range(7)], lengths)

@@ -9,21 +9,41 @@ import pytest
 from env.run.command import parser, resolve
 from env.run.errors import UserError
 from env.run.flags import OneLineParser, add_flags
-from env.run.settings import SCALES, SECTIONS, Extract, Rnn, Settings, Vae
-from env.tasks import get_task
+from env.run.settings import MEMORIES, SCALES, SECTIONS, TRAINERS, Extract, Rnn, Settings, Vae
+from env.tasks import TASKS, get_task, system
 
 
 def parse(stage, *words):
     return resolve(parser("", stage).parse_args(list(words)), stage)
 
 
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_scale_is_valid_and_survives_json(task, scale):
-    settings = task.scales[scale]
+@pytest.mark.parametrize("game", TASKS)
+def test_every_scale_of_every_system_is_valid_and_survives_json(game, scale, memory, trainer):
+    task = TASKS[game]
+    settings = system(task.scales[scale], memory, trainer)
     settings.check()
     settings.check_together()
+    if (game, memory, trainer) == ("carracing", "mdnrnn", "actor_critic"):
+        with pytest.raises(UserError, match="this M dreams of no reward or no end: take --memory rssm"):
+            settings.check_dreams(task.step_reward)
+    else:
+        settings.check_dreams(task.step_reward)
     assert settings.scale == scale
     assert Settings.from_dict(settings.to_dict()) == settings
+
+
+def test_flags_of_another_system_are_refused():
+    with pytest.raises(UserError, match="--rssm-units means nothing with --memory mdnrnn"):
+        parse(None, "carracing", "--rssm-units", "5")
+    with pytest.raises(UserError, match="--rnn-units means nothing with --memory rssm"):
+        parse(None, "carracing", "--memory", "rssm", "--rnn-units", "5")
+    with pytest.raises(UserError, match="--actor-critic-lam means nothing with --memory rssm and --trainer cmaes"):
+        parse("controller", "carracing", "--memory", "rssm", "--actor-critic-lam", "1")
+    settings = parse("rnn", "carracing", "--memory", "rssm", "--rssm-units", "5")[2]
+    assert (settings.memory, settings.of_memory.units) == ("rssm", 5)
 
 
 def test_paper_scale_is_the_papers():

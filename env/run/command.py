@@ -16,8 +16,8 @@ from tqdm import tqdm
 from env.run.errors import UserError, as_user_error, refuse
 from env.run.flags import OneLineParser, add_flags, flag_name, given
 from env.run.rundir import default_run, saved_settings
-from env.run.settings import SCALES, SECTIONS, Settings
-from env.tasks import TASKS, Task, get_task
+from env.run.settings import BESIDE, MEMORIES, SCALES, SECTIONS, TRAINERS, Settings, unused
+from env.tasks import TASKS, Task, get_task, system
 
 SHOW = "WORLD_MODELS_PROGRESS"  # environment variable: show progress bars though the output is no terminal
 GAMES = f"{', '.join(TASKS)}, or the .py file of your own game"
@@ -30,16 +30,29 @@ def parser(doc: str, stage: str | None) -> OneLineParser:
     new.add_argument("task", nargs="?", default="carracing", metavar="TASK", help=f"{GAMES} (default: carracing)")
     new.add_argument("--run", type=Path, metavar="DIR", help="the run's directory (default: runs/TASK, or runs/TASK-SCALE)")
     new.add_argument("--scale", choices=SCALES, help="a set of settings (default: paper, or what the run was made with)")
+    new.add_argument("--memory", choices=MEMORIES, help="which M: the paper's, or a recurrent state-space model (default: mdnrnn)")
+    new.add_argument("--trainer", choices=TRAINERS, help="who finds C: CMA-ES, or an actor-critic in M's imagination (default: cmaes)")
     new.add_argument("--seed", type=int, metavar="int", help="seed of everything random (default: 1)")
-    own = [stage] if stage in SECTIONS else []
-    for section in own if stage else [name for name in SECTIONS if name != "world"]:
-        prefix = "" if stage else f"{section}_"
+    for section in own_sections(stage):
+        prefix = flag_prefix(stage, section)
         add_flags(new, SECTIONS[section], prefix, group=f"settings of {section}", papers=partial(papers_value, section))
     taken = {option for action in new._actions for option in action.option_strings}
     free = [f for f in dataclasses.fields(SECTIONS["world"]) if flag_name(f.name) not in taken]
     only, papers = [f.name for f in free], partial(papers_value, "world")
     add_flags(new, SECTIONS["world"], group="settings of the world", only=only, papers=papers)
     return new
+
+
+def own_sections(stage: str | None) -> list[str]:
+    """The sections of settings that a command has flags for, beside the world's: a stage's own, or, for the pipeline, all."""
+    if stage is None:
+        return [name for name in SECTIONS if name != "world"]
+    return [stage, *BESIDE.get(stage, ())] if stage in SECTIONS else []
+
+
+def flag_prefix(stage: str | None, section: str) -> str:
+    """What stands before a field's name in its flag: nothing for a stage's own section, and for the world's."""
+    return "" if section in (stage, "world") else f"{section}_"
 
 
 def papers_value(section: str, field: str) -> str:
@@ -58,17 +71,22 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
         UserError: unknown task, a value out of bounds, or a run of another task or scale.
     """
     task = get_task(parsed.task)
-    run = parsed.run or default_run(task.name, parsed.scale or "paper")
-    base = (saved_settings(run) if of_run else None) or task.scales[parsed.scale or "paper"]
+    memory, trainer = parsed.memory or MEMORIES[0], parsed.trainer or TRAINERS[0]
+    run = parsed.run or default_run(task.name, parsed.scale or "paper", memory, trainer)
+    base = (saved_settings(run) if of_run else None) or system(task.scales[parsed.scale or "paper"], memory, trainer)
     if base.task != task.name:
         raise UserError(f"{run} is a run of {base.task}, not of {task.name}: choose another --run")
     if parsed.scale and base.scale != parsed.scale:
         raise UserError(f"{run} is a run at scale {base.scale}, not {parsed.scale}: choose another --run")
+    for what, now, wanted in (("memory", base.memory, parsed.memory), ("trainer", base.trainer, parsed.trainer)):
+        if wanted and wanted != now:
+            raise UserError(f"{run} is a run with --{what} {now}, not {wanted}: choose another --run")
     changes: dict[str, Any] = {}
-    for name, cls in SECTIONS.items():
-        if stage and name not in (stage, "world"):
-            continue
-        values = given(parsed, cls, "" if stage or name == "world" else f"{name}_")
+    for name in (*own_sections(stage), "world"):
+        values = given(parsed, SECTIONS[name], flag_prefix(stage, name))
+        if values and name in unused(base.memory, base.trainer):
+            flag = flag_name(flag_prefix(stage, name) + next(iter(values)))
+            raise UserError(f"{flag} means nothing with --memory {base.memory} and --trainer {base.trainer}: leave it out, or take others")
         if name == "world" and stage in SECTIONS:
             values = {k: v for k, v in values.items() if k not in {f.name for f in dataclasses.fields(SECTIONS[stage])}}
         changes[name] = dataclasses.replace(getattr(base, name), **values)

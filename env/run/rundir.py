@@ -10,19 +10,20 @@ from typing import IO
 
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, write_json
-from env.run.settings import STAGES, Settings, load_settings
+from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings
 from env.run.stages import Stage
 
 STUDIES = "studies"  # the folder of a run that holds further C's on its V and M, see controller/results/studies.py
 TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
 
 
-def default_run(task: str, scale: str) -> Path:
-    """Where a run goes when --run is not given: runs/carracing, and runs/carracing-smoke and so on for the other scales.
+def default_run(task: str, scale: str, memory: str = MEMORIES[0], trainer: str = TRAINERS[0]) -> Path:
+    """Where a run goes when --run is not given: runs/carracing, runs/carracing-smoke, runs/carracing-rssm-actor_critic and so on.
 
     It lies in the repository, from wherever the command is called; from inside, its name is given shortly.
     """
-    path = REPOSITORY / "runs" / (task if scale == "paper" else f"{task}-{scale}")
+    differs = [word for word, usual in ((memory, MEMORIES[0]), (trainer, TRAINERS[0]), (scale, "paper")) if word != usual]
+    path = REPOSITORY / "runs" / "-".join([task, *differs])
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

@@ -18,6 +18,8 @@ from env.run.errors import UserError
 from env.run.flags import check, setting
 
 SCALES = ("smoke", "day", "paper")
+MEMORIES = ("mdnrnn", "rssm")
+TRAINERS = ("cmaes", "actor_critic")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -90,6 +92,34 @@ class Rnn:
 
 
 @dataclass(frozen=True)
+class Rssm:
+    """M, the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2023), in the place of the MDN-RNN."""
+
+    units: int = setting(256, "GRU units: the size of the deterministic state h", low=1)
+    hidden: int = setting(256, "units of the hidden layer of each of M's networks", low=1)
+    groups: int = setting(16, "categorical variables of the stochastic state", low=1)
+    classes: int = setting(16, "values of each of them", low=2)
+    unimix: float = setting(0.01, "share of the uniform distribution in each of them", low=0, high=1)
+    free_nats: float = setting(1.0, "KL is not pushed below this many nats a frame", low=0)
+    kl_balance: float = setting(0.9, "share of KL's gradient that teaches the prior; the rest keeps the posterior near it", low=0, high=1)
+    beta_recon: float = setting(1.0, "weight of the observation's loss", low=0)
+    beta_reward: float = setting(1.0, "weight of the reward's loss", low=0)
+    beta_cont: float = setting(1.0, "weight of the continuation's loss", low=0)
+    beta_kl: float = setting(1.0, "weight of KL", low=0)
+    reward_loss: str = setting(
+        "two_hot", "how the reward is learned: as a distribution over bins, or by its squared error", choices=("two_hot", "squared")
+    )
+    bins: int = setting(63, "bins of such a distribution, between -20000 and 20000, closest around 0", low=3)
+    learning_rate: float = setting(3e-4, "Adam's learning rate", low=0)
+    grad_clip: float = setting(100.0, "the norm of all gradients together is clipped to this", low=0)
+    batch: int = setting(16, "sequences in a training batch", low=1)
+    window: int = setting(64, "frames in a training sequence", low=2)
+    capacity: int = setting(2_000_000, "recorded frames that are kept in memory to learn from: the newest (200 bytes each, about)", low=2)
+    steps: int = setting(20000, "training steps", low=1, resumable=True)
+    dtype: str = setting("float32", "compute type of M's products; weights stay float32", choices=("float32", "mixed_bfloat16"))
+
+
+@dataclass(frozen=True)
 class Controller:
     """C and its evolution by CMA-ES (paper A.3, A.4; original train.py, es.py)."""
 
@@ -128,6 +158,34 @@ class Controller:
 
 
 @dataclass(frozen=True)
+class ActorCritic:
+    """C as an actor that learns in M's imagination, beside a critic (Dreamer, Hafner et al. 2020; DreamerV3), in the place of CMA-ES."""
+
+    updates: int = setting(20000, "training steps", low=1, resumable=True)
+    batch: int = setting(16, "recorded sequences in a training batch", low=1)
+    window: int = setting(64, "frames in each of them", low=2)
+    capacity: int = setting(2_000_000, "played frames that are kept in memory to learn from: the newest (200 bytes each, about)", low=2)
+    horizon: int = setting(15, "steps that are imagined from each start", low=1)
+    starts: int = setting(16, "imagination starts at the last so many frames of each recorded sequence", low=1)
+    gamma: float = setting(0.997, "discount of each step", low=0, high=1)
+    lam: float = setting(0.95, "lambda of the returns: 0 trusts the critic after one step, 1 only at the horizon", low=0, high=1)
+    entropy: float = setting(3e-4, "weight of the actor's entropy", low=0)
+    gradient: str = setting(
+        "reinforce", "how the actor learns: from the log probability of what it did, or through M", choices=("reinforce", "dynamics")
+    )
+    actor_rate: float = setting(1e-4, "Adam's learning rate for the actor", low=0)
+    critic_rate: float = setting(1e-4, "Adam's learning rate for the critic", low=0)
+    grad_clip: float = setting(100.0, "the norm of the gradients of each of the two is clipped to this", low=0)
+    hidden: int = setting(256, "units of the critic's two hidden layers", low=1)
+    slow_rate: float = setting(0.02, "by this share the slow critic moves to the critic at each step", low=0, high=1)
+    slow_weight: float = setting(1.0, "weight of the loss that keeps the critic near the slow one", low=0)
+    eval_every: int = setting(1000, "training steps between scorings of the actor", low=1)
+    seed_episodes: int = setting(20, "recorded episodes to begin with, where the real world is played", low=1)
+    round_episodes: int = setting(4, "episodes that the actor then plays between trainings", low=1)
+    train_ratio: float = setting(32.0, "frames learned from for each frame played", low=0)
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Scoring the agent (paper 3.2: 100 episodes)."""
 
@@ -142,13 +200,35 @@ class Settings:
 
     task: str = "carracing"
     scale: str = "paper"
+    memory: str = setting("mdnrnn", "which M: the paper's MDN-RNN, or a recurrent state-space model", choices=MEMORIES)
+    trainer: str = setting("cmaes", "who finds C: CMA-ES, or an actor-critic that learns in M's imagination", choices=TRAINERS)
     seed: int = setting(1, "seed of everything random", low=0, high=2**31 - 1)
     world: World = field(default_factory=World)
     extract: Extract = field(default_factory=Extract)
     vae: Vae = field(default_factory=Vae)
     rnn: Rnn = field(default_factory=Rnn)
+    rssm: Rssm = field(default_factory=Rssm)
     controller: Controller = field(default_factory=Controller)
+    actor_critic: ActorCritic = field(default_factory=ActorCritic)
     evaluate: Evaluate = field(default_factory=Evaluate)
+
+    @property
+    def of_memory(self) -> Rnn | Rssm:
+        """The settings of the run's M."""
+        return self.rssm if self.memory == "rssm" else self.rnn
+
+    def deciding(self, stage: str) -> dict[str, Any]:
+        """The settings that decide a stage's result, as {section.field: value}."""
+        others = unused(self.memory, self.trainer)
+        flat: dict[str, Any] = {"task": self.task, "seed": self.seed}
+        if "rnn" in DEPENDS[stage]:
+            flat["memory"] = self.memory
+        if "controller" in DEPENDS[stage]:
+            flat["trainer"] = self.trainer
+        for section in DEPENDS[stage]:
+            if section not in others:
+                flat |= {f"{section}.{key}": value for key, value in dataclasses.asdict(getattr(self, section)).items()}
+        return flat
 
     @property
     def evolution_seed(self) -> int:
@@ -159,8 +239,8 @@ class Settings:
         return int(np.random.SeedSequence((self.seed, self.controller.es_seed)).generate_state(1)[0]) >> 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dict, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Plain nested dict, ready for JSON, without the sections of another memory or trainer than the run's."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in unused(self.memory, self.trainer)}
 
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "settings") -> Settings:
@@ -169,7 +249,8 @@ class Settings:
             raise UserError(f"{where} holds no settings: restore it or start a new run")
         try:
             flat = {k: v for k, v in data.items() if k not in SECTIONS}
-            sections = {name: _whole(cls, data[name], name) for name, cls in SECTIONS.items()}
+            others = unused(data["memory"], data["trainer"])
+            sections = {name: cls() if name in others else _whole(cls, data[name], name) for name, cls in SECTIONS.items()}
             settings = _whole(Settings, flat | sections, "")
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{where} does not fit this version of the program ({error}): start a new run") from None
@@ -191,6 +272,17 @@ class Settings:
             raise UserError("rnn.window is 0, but sequences of a stream have no end of their own: give a window, such as 500")
         if self.rnn.window == 1:
             raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
+        if self.memory == "rssm" and self.controller.features not in ("z", "zh"):
+            raise UserError(f"controller.features is {self.controller.features}, but an RSSM has no c: take z (its stochastic state) or zh")
+        if self.rssm.capacity < self.rssm.window:
+            raise UserError(f"rssm.capacity is {self.rssm.capacity}: it must hold at least rssm.window, {self.rssm.window} frames")
+        ac = self.actor_critic
+        if ac.starts > ac.window:
+            raise UserError(f"actor_critic.starts is {ac.starts}: a sequence has no more than actor_critic.window, {ac.window} frames")
+        if ac.capacity < ac.window:
+            raise UserError(f"actor_critic.capacity is {ac.capacity}: it must hold at least actor_critic.window, {ac.window} frames")
+        if self.trainer == "actor_critic" and self.controller.device == "gpu":
+            raise UserError("controller.device is that of CMA-ES's dreams, an actor-critic takes a GPU by itself: take cpu")
 
     def check_dreams(self, step_reward: float) -> None:
         """Raise UserError when these settings ask for a score in dreams, which this game's M cannot give.
@@ -198,9 +290,17 @@ class Settings:
         Args:
             step_reward: what the game pays for each step, if it pays for nothing else (env/tasks.py); 0 where it does not.
         """
+        if self.memory == "rssm":
+            return  # it has a reward and an end of its own
+        if self.trainer == "actor_critic" and not (step_reward and self.rnn.restart):
+            raise UserError(
+                "trainer is actor_critic, which learns in dreams, but this M dreams of no reward or no end: take --memory rssm, "
+                "or a task and rnn.restart that have them"
+            )
         if self.controller.world == "dream" and not (step_reward and self.rnn.restart):
             raise UserError(
-                "controller.world is dream, but this M dreams of no reward or no end: take real, or a task and rnn.restart that have them"
+                "controller.world is dream, but this M dreams of no reward or no end: take real, --memory rssm, or a task and "
+                "rnn.restart that have them"
             )
         if self.evaluate.dream_episodes and not step_reward:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
@@ -214,6 +314,14 @@ class Settings:
         frames = self.extract.episodes * self.world.max_steps
         if self.vae.batch > frames:
             raise UserError(f"vae.batch is {self.vae.batch}, but extract.episodes x world.max_steps are {frames} frames at most: lower it")
+        if self.memory == "rssm" or self.trainer == "actor_critic":
+            if self.extract.past_done:
+                raise UserError("extract.past_done: what comes after an episode's end teaches M a wrong end: take --extract-past-done no")
+            for name, window in (("rssm", self.rssm.window), ("actor_critic", self.actor_critic.window)):
+                if window > frames:
+                    raise UserError(f"{name}.window is {window}, but {frames} frames are recorded at most: lower it, or record more")
+        if self.memory == "rssm":
+            return
         if self.rnn.sequences == "stream":
             if self.rnn.batch * self.rnn.window > frames:
                 raise UserError(
@@ -229,6 +337,12 @@ class Settings:
             raise UserError(f"rnn.batch is {self.rnn.batch}: it must be at most extract.episodes, {self.extract.episodes}")
 
 
+def unused(memory: str, trainer: str) -> set[str]:
+    """The sections that mean nothing to a run with this memory and this trainer."""
+    others = {"rnn" if memory == "rssm" else "rssm"}
+    return others if trainer == "actor_critic" else others | {"actor_critic"}
+
+
 def _whole(cls: type, data: dict[str, Any], name: str) -> Any:
     """A `cls` of the values `data`. Raises KeyError when one is missing: it must not silently become the paper's for CarRacing."""
     for f in dataclasses.fields(cls):
@@ -242,18 +356,24 @@ SECTIONS: dict[str, type] = {
     "extract": Extract,
     "vae": Vae,
     "rnn": Rnn,
+    "rssm": Rssm,
     "controller": Controller,
+    "actor_critic": ActorCritic,
     "evaluate": Evaluate,
 }
 
-# Which sections decide a stage's result: its own and those of what it is made from.
+# Sections that a stage's command has beside its own.
+BESIDE: dict[str, tuple[str, ...]] = {"rnn": ("rssm",), "controller": ("actor_critic",)}
+
+# Which sections decide a stage's result: its own and those of what it is made from. (Those of a memory or a trainer only where it is
+# the run's, see `Settings.sections`.)
 DEPENDS: dict[str, tuple[str, ...]] = {
     "extract": ("world", "extract"),
     "vae": ("world", "extract", "vae"),
     "encode": ("world", "extract", "vae"),
-    "rnn": ("world", "extract", "vae", "rnn"),
-    "controller": ("world", "extract", "vae", "rnn", "controller"),
-    "evaluate": ("world", "extract", "vae", "rnn", "controller", "evaluate"),
+    "rnn": ("world", "extract", "vae", "rnn", "rssm"),
+    "controller": ("world", "extract", "vae", "rnn", "rssm", "controller", "actor_critic"),
+    "evaluate": ("world", "extract", "vae", "rnn", "rssm", "controller", "actor_critic", "evaluate"),
 }
 
 

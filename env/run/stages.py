@@ -17,7 +17,7 @@ from typing import Any
 from env.episodes import cut_or_missing
 from env.run.errors import UserError
 from env.run.files import write_json
-from env.run.settings import DEPENDS, SECTIONS, Settings
+from env.run.settings import BESIDE, SECTIONS, Settings
 from env.run.weights import controller_path, fingerprint, fingerprints, model_paths
 
 # What each stage is made from. (The controller's V and M are the shipped ones in a run that trained none.)
@@ -100,14 +100,6 @@ class Stage:
             raise UserError(f"{self.dir} was made by an older version of the program: delete it, or choose another --run")
         return record
 
-    def _relevant(self) -> dict[str, Any]:
-        """The settings that decide this stage's result, as {section.field: value}."""
-        flat = {"task": self._settings.task, "seed": self._settings.seed}
-        for section in DEPENDS[self.name]:
-            for key, value in dataclasses.asdict(getattr(self._settings, section)).items():
-                flat[f"{section}.{key}"] = value
-        return flat
-
     def check(self) -> bool:
         """Whether the stage is finished with these settings.
 
@@ -119,7 +111,7 @@ class Stage:
         if not record:
             return False
         grown = False
-        for key, now in self._relevant().items():
+        for key, now in self._settings.deciding(self.name).items():
             if key not in record["settings"]:
                 raise UserError(f"{self._record} is of another version of the program ({key} is missing): start a new run")
             then = record["settings"][key]
@@ -148,7 +140,7 @@ class Stage:
     def _may_change(self, key: str, then: Any, now: Any, finished: bool) -> bool:
         """Whether the stage can go on from its checkpoint with another value: a resumable setting, grown if finished."""
         section, _, name = key.rpartition(".")
-        if section != self.name:
+        if section not in (self.name, *BESIDE.get(self.name, ())):
             return False
         fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
         if not fields[name].metadata["resumable"]:
@@ -181,4 +173,4 @@ class Stage:
         write_json(self._record, record | {"summary": summary})
 
     def _whole(self, finished: bool, made_from: dict[str, str]) -> dict[str, Any]:
-        return {"stage": self.name, "finished": finished, "settings": self._relevant(), "made_from": made_from}
+        return {"stage": self.name, "finished": finished, "settings": self._settings.deciding(self.name), "made_from": made_from}

@@ -1,0 +1,100 @@
+"""What was played, kept in memory to learn from again and again: latents, actions, rewards and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from env.episodes import LATENTS, Episode, read_episode
+from env.run.errors import UserError
+from rnn.memory import Batch
+
+FRESH = 4  # a batch takes at most one in so many of its sequences from what was not learned from yet
+
+
+class Replay:
+    """Episodes joined to one stream, in the order in which they came, from which sequences are cut at random places.
+
+    A sequence may run from one episode into the next (`Batch.first` says where), so that each frame, an episode's last and its death,
+    too, is as likely to be learned from as any other: cut within episodes, their ends would be the rarest.
+
+    Args:
+        capacity: frames kept; the oldest make room for new ones.
+        z_size, actions: sizes of z and of an action.
+        with_last: keep each episode's last frame, the one after its last action (rnn/memory.py, Memory).
+    """
+
+    def __init__(self, capacity: int, z_size: int, actions: int, with_last: bool) -> None:
+        self._capacity, self._with_last = capacity, with_last
+        # Not touched before they are written to, so that they take up no memory until then.
+        self._arrays: dict[str, np.ndarray] = {
+            "mu": np.empty((capacity, z_size), np.float16),
+            "logvar": np.empty((capacity, z_size), np.float16),
+            "action": np.empty((capacity, actions), np.float32),
+            "reward": np.empty(capacity, np.float32),
+            "done": np.empty(capacity, np.float32),
+            "first": np.empty(capacity, np.float32),
+        }
+        self._added = 0  # frames, those that made room included
+        self._unseen: list[tuple[int, int]] = []  # frames from, to, counted from the first that was ever added
+
+    def __len__(self) -> int:
+        """Frames kept."""
+        return min(self._added, self._capacity)
+
+    def add(self, episode: Episode) -> None:
+        """Keep an encoded episode (env/episodes.py, LATENTS)."""
+        steps = len(episode["done"])
+        frames = steps + self._with_last
+        rows = {key: np.zeros((frames, *array.shape[1:]), array.dtype) for key, array in self._arrays.items()}
+        for key in ("mu", "logvar"):
+            rows[key][:] = episode[key][:frames]
+        for key in ("action", "reward", "done"):  # nothing was done at the last frame
+            rows[key][:steps] = episode[key]
+        rows["first"][0] = 1
+        place = np.arange(self._added, self._added + frames) % self._capacity
+        for key, array in self._arrays.items():
+            array[place] = rows[key]
+        self._unseen.append((self._added, self._added + frames))
+        self._added += frames
+
+    def all_seen(self) -> None:
+        """Let nothing that was added so far count as not learned from yet."""
+        self._unseen = []
+
+    def sample(self, rng: np.random.Generator, rows: int, window: int) -> Batch:
+        """A batch of sequences [rows, window], some of them from frames that were not learned from yet, while there are any.
+
+        Raises:
+            ValueError: less is kept than a sequence.
+        """
+        if len(self) < window:
+            raise ValueError(f"{len(self)} frames are kept, a sequence needs {window}")
+        starts = self._added - len(self) + rng.integers(0, len(self) - window + 1, rows)
+        fresh = self._fresh_starts(max(1, rows // FRESH), window)
+        starts[: len(fresh)] = fresh
+        place = (starts[:, None] + np.arange(window)) % self._capacity
+        cut = {key: array[place] for key, array in self._arrays.items()}
+        return Batch(**cut, fresh=np.array(True))
+
+    def _fresh_starts(self, most: int, window: int) -> list[int]:
+        """Where up to `most` sequences of unseen frames start; these count as seen from now on."""
+        starts: list[int] = []
+        while self._unseen and len(starts) < most:
+            begin, end = self._unseen[0]
+            starts.append(int(np.clip(begin, self._added - len(self), self._added - window)))
+            self._unseen[0] = (begin + window, end)
+            if begin + window >= end:
+                self._unseen.pop(0)
+        return starts
+
+    def fill(self, paths: list[Path]) -> None:
+        """Keep encoded episodes from files, as many as fit; the last ones of `paths` are left out if not all do."""
+        for path in paths:
+            episode = read_episode(path, LATENTS)
+            if len(self) + len(episode["done"]) + 1 > self._capacity:
+                break
+            self.add(episode)
+        if not self._added:
+            raise UserError(f"the capacity of {self._capacity} frames is less than an episode has: raise it")

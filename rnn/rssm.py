@@ -1,0 +1,409 @@
+r"""M as a recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV2, DreamerV3), beside the paper's MDN-RNN.
+
+                     a_{t-1}
+                        |
+        h_{t-1} --> [  GRU  ] --> h_t -------------> prior p(s_t | h_t)          imagined: s_t is drawn from it
+        s_{t-1} ------/            |  \
+                                   |   +-- e_t ----> posterior q(s_t | h_t, e_t) observed: s_t is drawn from it
+                                   |       ^
+                                   |    encoder(x_t)                             x_t: V's z of frame t
+                                   v
+                             h_t, s_t --> decoder: x_t | reward r_t | whether the episode goes on, c_t
+
+h is deterministic and carries what happened, s is stochastic (groups of one-hot variables) and carries what could not be known
+before frame t was seen. The rest of the program knows M through the contract of rnn/memory.py alone; what an MDN-RNN calls z is x here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from env.run.settings import Rssm
+from rnn.heads import Network, OneHot, scalar
+from rnn.lstm import product
+from rnn.memory import Batch, Imagined
+from vae.vae import ConvVAE
+
+FEATURES = {"z": ("s",), "zh": ("s", "h")}  # the setting says z for the stochastic state, as the MDN-RNN's C sees it
+
+
+class State(NamedTuple):
+    """What M remembers in each of B lanes, float32: the deterministic h [B, units], the stochastic s, one-hot [B, groups * classes]."""
+
+    h: tf.Tensor
+    s: tf.Tensor
+
+
+class Carried(NamedTuple):
+    """What leads from a batch of a stream to the next: the last state, and the action, reward and end that came after it."""
+
+    state: State
+    action: tf.Tensor
+    reward: tf.Tensor
+    done: tf.Tensor
+
+
+class Kernels(NamedTuple):
+    """The matrices of the recurrence: of s, of the GRU, of h on its way to the posterior, and of the posterior's logits."""
+
+    s: tf.Tensor
+    gru: tf.Tensor
+    posterior: tf.Tensor
+    logits: tf.Tensor
+
+
+class Scales(NamedTuple):
+    """The vectors of the recurrence: the scales of its three normalisations, and the biases of the GRU and of the logits."""
+
+    s: tf.Tensor
+    gru: tf.Tensor
+    posterior: tf.Tensor
+    gru_bias: tf.Tensor
+    logits_bias: tf.Tensor
+
+
+class Inputs(NamedTuple):
+    """What comes into the recurrence at a step [B, ...], or at each of T steps [T, B, ...].
+
+    Attributes:
+        action: the action's part of the sum that the GRU's input is made of, [.., hidden].
+        embedded: the observation's part of the sum that the posterior is made of, [.., hidden].
+        keep: 0 where the state before the step is forgotten, else 1: [.., 1].
+        noise: standard normal, decides s: [.., groups].
+    """
+
+    action: tf.Tensor
+    embedded: tf.Tensor
+    keep: tf.Tensor
+    noise: tf.Tensor
+
+
+Product = Callable[[int, tf.Tensor], tf.Tensor]  # number of the kernel, what is multiplied by it
+
+
+def normed(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """RMS normalisation."""
+    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + 1e-4) * scale
+
+
+class RSSM(keras.Model):
+    """The recurrent state-space model (a Memory, see rnn/memory.py).
+
+    Args:
+        z_size: size of x, V's z.
+        action_size: size of the action that M is fed.
+        settings: sizes, and the weights of the losses.
+        dtype: "float32", or "mixed_bfloat16" to compute matrix products in bfloat16 with float32 weights, states and losses.
+    """
+
+    def __init__(self, z_size: int, action_size: int, settings: Rssm, dtype: str = "float32") -> None:
+        super().__init__(name="rssm")
+        self.settings = settings
+        self.z_size, self.action_size = z_size, action_size
+        self.units, self.groups, self.classes = settings.units, settings.groups, settings.classes
+        self.stochastic = self.groups * self.classes
+        self._compute = tf.bfloat16 if dtype == "mixed_bfloat16" else tf.float32
+        hidden, units, both = settings.hidden, settings.units, settings.units + self.stochastic
+
+        def kernel(name: str, rows: int, columns: int) -> Any:
+            return self.add_weight(shape=(rows, columns), initializer="glorot_uniform", name=f"{name}_kernel")
+
+        def vector(name: str, size: int, initializer: str) -> Any:
+            return self.add_weight(shape=(size,), initializer=initializer, name=name)
+
+        self.kernels = Kernels(
+            kernel("s", self.stochastic, hidden),
+            kernel("gru", hidden + units, 3 * units),
+            kernel("posterior", units, hidden),
+            kernel("logits", hidden, self.stochastic),
+        )
+        self.scales = Scales(
+            vector("s_scale", hidden, "ones"),
+            vector("gru_scale", 3 * units, "ones"),
+            vector("posterior_scale", hidden, "ones"),
+            vector("gru_bias", 3 * units, "zeros"),
+            vector("logits_bias", self.stochastic, "zeros"),
+        )
+        self.action_layer = keras.layers.Dense(hidden, name="action", dtype="float32")
+        self.action_layer.build((None, action_size))
+        self.reward_kind = scalar(settings.reward_loss, settings.bins)
+        self.encoder = Network(z_size, hidden, hidden, "encoder", dtype=dtype)
+        self.prior = Network(units, hidden, self.stochastic, "prior", dtype=dtype)
+        self.decoder = Network(both, hidden, z_size, "decoder", dtype=dtype)
+        self.reward = Network(both, hidden, self.reward_kind.size, "reward", zero=True, dtype=dtype)
+        self.goes_on = Network(both, hidden, 1, "continue", dtype=dtype)
+        # How far, in each dimension of x, the decoder is off: learned, so that no weight has to be chosen between x's likelihood and KL.
+        self.log_scale = self.add_weight(shape=(z_size,), initializer="zeros", name="log_scale")
+        self.built = True
+
+        self.initial_noise = self.observe_noise = self.imagine_noise = self.groups
+        self.sample_noise = z_size + self.groups
+        self.with_last = True
+
+    # One step.
+
+    def _product(self, number: int, x: tf.Tensor) -> tf.Tensor:
+        return product(x, tf.cast(self.kernels[number], self._compute))
+
+    def _next_h(self, state: State, action: tf.Tensor) -> tf.Tensor:
+        return next_h(state, self.action_layer(action), self.scales, self._product)
+
+    def zero_state(self, rows: int | tf.Tensor) -> State:
+        """h = s = 0: nothing happened yet."""
+        return State(tf.zeros((rows, self.units)), tf.zeros((rows, self.stochastic)))
+
+    def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
+        """The state at the start of B episodes that show x [B, z_size] first: what is observed after no state and no action."""
+        rows = tf.shape(x)[0]
+        return self.observe(self.zero_state(rows), tf.zeros((rows, self.action_size)), x, noise)
+
+    def observe(self, state: State, action: tf.Tensor, x: tf.Tensor, noise: tf.Tensor) -> State:
+        """The next state, when the world answered the action [B, A] with x [B, z_size]: s is drawn from the posterior."""
+        h = self._next_h(state, action)
+        logits = posterior_logits(h, self.encoder(x), self.scales, self._product)[0]
+        return State(h, self._distribution(logits).sample(noise))
+
+    def imagine(self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, noise: tf.Tensor) -> Imagined:
+        """The next state, when M itself invents the answer to the action: s is drawn from the prior, at temperature tau > 0."""
+        h = self._next_h(state, action)
+        state = State(h, self._distribution(self.prior(h), temperature).sample(noise))
+        seen = self.both(state)
+        return Imagined(state, self.reward_kind.pred(self.reward(seen)), tf.sigmoid(self.goes_on(seen)[..., 0]))
+
+    def _distribution(self, logits: tf.Tensor, temperature: float | tf.Tensor = 1.0) -> OneHot:
+        return distribution(logits, self.groups, self.settings.unimix, temperature)
+
+    # What others see of a state.
+
+    @staticmethod
+    def both(state: State) -> tf.Tensor:
+        """h and s, what all heads see: float32 [..., units + groups * classes]."""
+        return tf.concat([state.h, state.s], axis=-1)
+
+    def features(self, state: State, names: str) -> tf.Tensor:
+        """What C sees of a state: "z" (s) or "zh" (s and h) -> float32 [..., F]."""
+        return tf.concat([getattr(state, name) for name in FEATURES[names]], axis=-1)
+
+    def feature_size(self, names: str) -> int:
+        """F, the length of `features`."""
+        return sum({"s": self.stochastic, "h": self.units}[name] for name in FEATURES[names])
+
+    def latent(self, state: State) -> tf.Tensor:
+        """The decoder's x, float32 [..., z_size]."""
+        return self.decoder(self.both(state))
+
+    # Sequences.
+
+    def blank(self, rows: int) -> Carried:
+        """Nothing, as if before any frame."""
+        nothing = tf.zeros((rows,))
+        return Carried(self.zero_state(rows), tf.zeros((rows, self.action_size)), nothing, nothing)
+
+    def _unroll(self, batch: Batch, noise: tf.Tensor, carried: Carried | None) -> tuple[Steps, tf.Tensor, tf.Tensor]:
+        """The posterior along a batch.
+
+        Which action, state, reward and end belong together (a batch says what came after each frame, M wants to know what led to it):
+
+            frame t            x_t
+            state t            h_t = GRU(h_{t-1}, s_{t-1}, action[t-1]),  s_t ~ q(h_t, x_t)
+            heads of state t   x_t,  reward[t-1],  1 - done[t-1]
+
+        At an episode's first frame, and at the batch's first one if nothing is carried, the state and action before it are zero, and there
+        is no reward and no end to learn.
+        """
+        z_noise, own = tf.split(noise, [self.z_size, self.groups], axis=-1)
+        x = ConvVAE.sample(tf.cast(batch.mu, tf.float32), tf.cast(batch.logvar, tf.float32), z_noise)
+        rows = x.shape[0] or tf.shape(x)[0]
+        start = self.blank(rows) if carried is None else carried
+        keep = 1.0 - tf.cast(batch.first, tf.float32)
+        if carried is None:
+            keep = tf.concat([tf.zeros_like(keep[:, :1]), keep[:, 1:]], axis=1)
+        led = tf.concat([start.action[:, None], tf.cast(batch.action, tf.float32)[:, :-1]], axis=1) * keep[..., None]
+        parts = (self.action_layer(led), self.encoder(x), keep[..., None], own)
+        inputs = Inputs(*(tf.transpose(part, (1, 0, 2)) for part in parts))
+        kernels = Kernels(*(tf.cast(kernel, self._compute) for kernel in self.kernels))
+        scales = Scales(*(tf.convert_to_tensor(vector) for vector in self.scales))
+        outputs = unroll(kernels, scales, start.state, inputs, self.groups, self.settings.unimix)
+        return Steps(*(tf.transpose(part, (1, 0, 2)) for part in outputs)), x, keep
+
+    def follow(self, batch: Batch, noise: tf.Tensor) -> State:
+        """M's states at the batch's frames, [B, T, ...], without gradient; see Memory.follow."""
+        steps, _, _ = self._unroll(batch, noise, None)
+        return State(tf.stop_gradient(steps.h), tf.stop_gradient(steps.s))
+
+    def loss_terms(self, batch: Batch, noise: tf.Tensor, carried: Carried | None = None) -> tuple[dict[str, tf.Tensor], Carried]:
+        """The training loss of a batch: of x, of the reward, of the continuation, and KL between posterior and prior.
+
+        Args:
+            batch: sequences [B, T].
+            noise: standard normal float32 [B, T, sample_noise].
+            carried: what the last batch of a stream gave, blank where the batch is fresh; None where the sequences stand alone.
+
+        Returns:
+            "loss", their weighted sum, and its parts as means over all frames, as scalars: "recon", "reward", "cont", "kl" (without the
+            floor of free nats); "prior_entropy" and "posterior_entropy" in nats; "z": for each dimension of x minus a bound of its log
+            likelihood given all before it, to compare with the MDN-RNN's. And what to carry to the next batch.
+        """
+        settings = self.settings
+        steps, x, known = self._unroll(batch, noise, carried)
+        state = State(steps.h, steps.s)
+        seen, rows = self.both(state), tf.shape(x)[0]
+        start = self.blank(rows) if carried is None else carried
+        reward, done = (
+            tf.concat([first[:, None], tf.cast(after, tf.float32)[:, :-1]], axis=1)
+            for first, after in ((start.reward, batch.reward), (start.done, batch.done))
+        )
+        posterior, prior = self._distribution(steps.logits), self._distribution(self.prior(steps.h))
+        kl = posterior.kl(prior)
+        decoded = self.decoder(seen)
+        terms = {
+            "recon": self.recon_loss(decoded, batch),
+            "reward": known * self.reward_kind.loss(self.reward(seen), reward),
+            "cont": known * tf.nn.sigmoid_cross_entropy_with_logits(1.0 - done, self.goes_on(seen)[..., 0]),
+            "kl": kl,
+        }
+        weighted = settings.beta_recon * terms["recon"] + settings.beta_reward * terms["reward"] + settings.beta_cont * terms["cont"]
+        weighted += settings.beta_kl * self.kl_loss(posterior, prior)
+        terms |= {"prior_entropy": prior.entropy(), "posterior_entropy": posterior.entropy()}
+        terms["z"] = (self.log_loss(decoded, x, tf.zeros_like(x)) + kl) / self.z_size
+        for name, term in terms.items():
+            assert len(term.shape) == 2, f"{name} is {term.shape}, not [B, T]"
+        means = {name: tf.reduce_mean(term) for name, term in {"loss": weighted, **terms}.items()}
+        last = Carried(State(steps.h[:, -1], steps.s[:, -1]), *(tf.cast(part, tf.float32)[:, -1] for part in (batch.action, batch.reward, batch.done)))
+        return means, tf.nest.map_structure(tf.stop_gradient, last)
+
+    def recon_loss(self, decoded: tf.Tensor, batch: Batch) -> tf.Tensor:
+        """Minus the log likelihood of what V says of the frames, [B, T]: the mean over all x that V's posterior may give. So the
+        decoder learns nothing of the noise in the one that the encoder saw."""
+        return self.log_loss(decoded, tf.cast(batch.mu, tf.float32), tf.exp(tf.cast(batch.logvar, tf.float32)))
+
+    def log_loss(self, decoded: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+        """The mean of -log N(x; decoded, scale) over x of this mean and variance, summed over x's dimensions: [B, T]."""
+        squared = (tf.square(mean - decoded) + variance) * tf.exp(-2.0 * self.log_scale)
+        return tf.reduce_sum(0.5 * squared + self.log_scale + 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def kl_loss(self, posterior: OneHot, prior: OneHot) -> tf.Tensor:
+        """KL, whose gradient teaches mostly the prior (kl_balance), each of the two parts floored at free_nats: [B, T]."""
+        balance, free = self.settings.kl_balance, self.settings.free_nats
+        for_prior = tf.maximum(posterior.stopped().kl(prior), free)
+        for_posterior = tf.maximum(posterior.kl(prior.stopped()), free)
+        return balance * for_prior + (1.0 - balance) * for_posterior
+
+
+class Steps(NamedTuple):
+    """h, s and the posterior's logits at each step, [T, B, ...] or [B, T, ...]."""
+
+    h: tf.Tensor
+    s: tf.Tensor
+    logits: tf.Tensor
+
+
+def distribution(logits: tf.Tensor, groups: int, unimix: float, temperature: float | tf.Tensor = 1.0) -> OneHot:
+    """Flat logits [..., groups * classes] -> the distribution of s."""
+    classes = logits.shape[-1] // groups
+    return OneHot(tf.reshape(logits, tf.concat([tf.shape(logits)[:-1], [groups, classes]], axis=0)), unimix, temperature)
+
+
+def next_h(state: State, action: tf.Tensor, scales: Scales, times: Product) -> tf.Tensor:
+    """The GRU: a state [B, ...] and the action's part [B, hidden] -> the next h [B, units].
+
+    Normalised as Dreamer's, the update gate's sum lowered by 1, so that at first it keeps more than it takes.
+    """
+    mixed = tf.nn.silu(normed(times(0, state.s) + action, scales.s))
+    sums = normed(times(1, tf.concat([mixed, state.h], axis=-1)), scales.gru) + scales.gru_bias
+    reset, candidate, update = tf.split(sums, 3, axis=-1)
+    update = tf.sigmoid(update - 1.0)
+    return update * tf.tanh(tf.sigmoid(reset) * candidate) + (1.0 - update) * state.h
+
+
+def posterior_logits(h: tf.Tensor, embedded: tf.Tensor, scales: Scales, times: Product) -> tuple[tf.Tensor, tf.Tensor]:
+    """h [B, units] and the observation's part [B, hidden] -> the posterior's logits [B, groups * classes], and what they are made of."""
+    mixed = tf.nn.silu(normed(times(2, h) + embedded, scales.posterior))
+    return times(3, mixed) + scales.logits_bias, mixed
+
+
+def unroll(kernels: Kernels, scales: Scales, start: State, inputs: Inputs, groups: int, unimix: float) -> Steps:
+    """The recurrence along T steps, [T, B, ...].
+
+    Left to itself, the gradient of a loop adds up the kernels' gradients step by step, each time through all of their memory. Here the
+    loop is differentiated for the sums that the kernels make alone, and the kernels' gradients are one product each over all steps. (As
+    in rnn/lstm.py, but that TensorFlow differentiates the loop.)
+
+    Args:
+        kernels: in the type to compute products in.
+        scales, start, inputs: float32; of `inputs` only action and embedded get a gradient, of `start` nothing does.
+        groups, unimix: of s.
+    """
+    sizes = [len(kernels), len(scales)]
+
+    @tf.custom_gradient
+    def run(*flat: tf.Tensor) -> tuple:
+        own = Kernels(*map(tf.stop_gradient, flat[: sizes[0]]))
+        vectors = Scales(*flat[sizes[0] : sum(sizes)])
+        action, embedded = flat[sum(sizes) :]
+        h_sums, s_sums = (tf.zeros((*action.shape[:2], kernel.shape[1])) for kernel in (own.gru, own.logits))
+        watched = [*vectors, action, embedded, h_sums, s_sums]
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            steps, before = _loop(own, vectors, start, inputs._replace(action=action, embedded=embedded), h_sums, s_sums, groups, unimix)
+
+        def gradient(*d_steps: tf.Tensor) -> tuple:
+            *d_vectors, d_action, d_embedded, d_gru, d_logits = tape.gradient(steps, watched, output_gradients=Steps(*d_steps))
+            d_kernels = [_outer(x, d, own.s.dtype) for x, d in zip(before, (d_action, d_gru, d_embedded, d_logits))]
+            return (*d_kernels, *d_vectors, d_action, d_embedded)
+
+        return tuple(steps), gradient
+
+    return Steps(*run(*kernels, *scales, inputs.action, inputs.embedded))
+
+
+def _outer(x: tf.Tensor, d: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """The gradient of a kernel: what it was multiplied with [T, B, m], and the gradients of the sums [T, B, n] -> [m, n]."""
+    flat = (tf.cast(tf.reshape(part, (-1, part.shape[-1])), dtype) for part in (x, d))
+    return tf.matmul(*flat, transpose_a=True)
+
+
+def _loop(
+    kernels: Kernels, scales: Scales, start: State, inputs: Inputs, h_sums: tf.Tensor, s_sums: tf.Tensor, groups: int, unimix: float
+) -> tuple[Steps, tuple[tf.Tensor, ...]]:
+    """The loop of `unroll`.
+
+    Args:
+        h_sums, s_sums: added to the products of the kernels gru and logits, [T, B, 3 * units] and [T, B, groups * classes]: zeros, whose
+            gradients are those of these sums.
+
+    Returns:
+        The states and logits, and what each of the kernels was multiplied with: [T, B, ...].
+    """
+    count = inputs.action.shape[0]
+    rows = inputs.action.shape[1]
+    units, stochastic, hidden = start.h.shape[1], start.s.shape[1], inputs.action.shape[2]
+    reading = [tf.TensorArray(tf.float32, count, clear_after_read=False).unstack(part) for part in (*inputs, h_sums, s_sums)]
+    sizes = (units, stochastic, stochastic, stochastic, hidden + units, hidden)
+    writing = [tf.TensorArray(tf.float32, count, element_shape=(rows, size)) for size in sizes]
+
+    def step(t: tf.Tensor, h: tf.Tensor, s: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
+        action, embedded, keep, noise, h_sum, s_sum = (array.read(t) for array in reading)
+        before = State(h * keep, s * keep)
+        taken: dict[int, tf.Tensor] = {}
+
+        def times(number: int, x: tf.Tensor) -> tf.Tensor:
+            taken[number] = x
+            return product(x, kernels[number]) + {1: h_sum, 3: s_sum}.get(number, 0.0)
+
+        h = next_h(before, action, scales, times)
+        logits, mixed = posterior_logits(h, embedded, scales, times)
+        s = distribution(logits, groups, unimix).sample(noise)
+        written = (h, s, logits, before.s, taken[1], mixed)
+        return (t + 1, h, s, *(array.write(t, value) for array, value in zip(arrays, written)))
+
+    # A carried state is a value, not something to learn.
+    first = (tf.constant(0), tf.stop_gradient(start.h), tf.stop_gradient(start.s))
+    _, _, _, *arrays = tf.while_loop(lambda t, *_: t < count, step, (*first, *writing), maximum_iterations=count)
+    h, s, logits, *taken = (array.stack() for array in arrays)
+    return Steps(h, s, logits), (taken[0], taken[1], h, taken[2])

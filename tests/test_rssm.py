@@ -1,0 +1,270 @@
+"""The recurrent state-space model: what it is told when, what learns from what, and that it remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import rnn.rssm
+from env.run.settings import Rssm
+from env.tasks import get_task, system
+from rnn.memory import Batch, as_batch, load_memory, make_memory, memory_meta
+from rnn.rssm import RSSM, State
+
+SMALL = Rssm(units=12, hidden=10, groups=3, classes=4, bins=15)
+ROWS, STEPS, Z, A = 3, 7, 5, 2
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture()
+def memory():
+    keras.utils.set_random_seed(3)
+    return RSSM(Z, A, SMALL)
+
+
+def a_batch(first=None, rows=ROWS, steps=STEPS):
+    parts = (random(rows, steps, size, seed=seed) for seed, size in enumerate((Z, Z, A)))
+    mu, logvar, action = parts
+    done = np.zeros((rows, steps), np.float32) if first is None else np.roll(first, -1, axis=1)
+    return as_batch(*map(tf.constant, (mu, logvar - 2, action)), first, random(rows, steps, seed=8), done)
+
+
+def noise_for(memory, batch, seed=4):
+    return tf.constant(random(*batch.mu.shape[:2], memory.sample_noise, seed=seed))
+
+
+def firsts(*places):
+    first = np.zeros((ROWS, STEPS), np.float32)
+    for row, t in places:
+        first[row, t] = 1
+    return first
+
+
+def test_a_state_knows_the_action_that_led_to_it_and_no_later_one(memory):
+    batch = a_batch()
+    action = tf.Variable(batch.action)
+    for t in (1, 4):
+        with tf.GradientTape() as tape:
+            steps, _, _ = memory._unroll(batch._replace(action=action), noise_for(memory, batch), None)
+            total = tf.reduce_sum(steps.h[:, t] * random(ROWS, SMALL.units))
+        gradient = np.abs(tape.gradient(total, action)).max(axis=(0, 2))
+        assert (gradient[:t] > 0).all()
+        assert (gradient[t:] == 0).all()
+
+
+def test_nothing_from_before_an_episodes_first_frame_is_known_after_it(memory):
+    first = firsts((0, 3), (1, 3), (2, 3))
+    one, other = a_batch(first), a_batch(first)
+    changed = {key: tf.concat([getattr(other, key)[:, :3] + 1.0, getattr(other, key)[:, 3:]], axis=1) for key in ("mu", "action")}
+    other = other._replace(**changed)
+    states = [memory.follow(batch, noise_for(memory, batch)) for batch in (one, other)]
+    for a, b in zip(*states):
+        assert np.array_equal(a[:, 3:], b[:, 3:])
+        assert not np.array_equal(a[:, 2], b[:, 2])
+
+
+def test_following_a_batch_is_observing_frame_by_frame(memory):
+    """So the agent, which observes, is in the states that M learned from."""
+    batch = a_batch(firsts((1, 4)))
+    noise = noise_for(memory, batch)
+    states = memory.follow(batch, noise)
+    x = batch.mu + tf.exp(batch.logvar / 2) * noise[..., :Z]
+    state = memory.initial(x[:, 0], noise[:, 0, Z:])
+    for t in range(STEPS):
+        if t:
+            went_on = memory.observe(state, batch.action[:, t - 1], x[:, t], noise[:, t, Z:])
+            began = memory.initial(x[:, t], noise[:, t, Z:])
+            state = State(*(tf.where(batch.first[:, t, None] > 0, a, b) for a, b in zip(began, went_on)))
+        for a, b in zip(state, states):
+            np.testing.assert_allclose(a, b[:, t], atol=1e-5)
+
+
+def test_kernels_get_the_gradient_that_tensorflow_would_give_them(memory, monkeypatch):
+    batch, variables = a_batch(firsts((0, 2), (2, 5))), memory.trainable_variables
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = memory.loss_terms(batch, noise_for(memory, batch))[0]["loss"]
+        return tape.gradient(loss, variables)
+
+    ours = gradients()
+
+    def plain(kernels, scales, start, inputs, groups, unimix):
+        sums = [tf.zeros((*inputs.action.shape[:2], kernel.shape[1])) for kernel in (kernels.gru, kernels.logits)]
+        return rnn.rssm._loop(kernels, scales, start, inputs, sums[0], sums[1], groups, unimix)[0]
+
+    monkeypatch.setattr(rnn.rssm, "unroll", plain)
+    for variable, a, b in zip(variables, ours, gradients()):
+        assert a is not None, variable.path
+        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=variable.path)
+
+
+def test_reward_and_end_belong_to_the_state_that_they_led_to(memory):
+    """Each is learned at the frame after its action, and not at an episode's first one."""
+    batch = a_batch(firsts((0, 3)))
+    seen = {}
+    memory.reward_kind.loss = lambda outputs, target: seen.setdefault("reward", target)
+    memory.loss_terms(batch, noise_for(memory, batch))
+    np.testing.assert_array_equal(seen["reward"][:, 1:], batch.reward[:, :-1])
+    _, _, known = memory._unroll(batch, noise_for(memory, batch), None)
+    expected = np.ones((ROWS, STEPS))
+    expected[:, 0] = expected[0, 3] = 0
+    np.testing.assert_array_equal(known, expected)
+
+
+def test_windows_of_a_stream_give_what_the_whole_gives(memory):
+    batch = a_batch(firsts((0, 0), (1, 0), (2, 0), (1, 5)), steps=STEPS)
+    noise = noise_for(memory, batch)
+    whole = memory.loss_terms(batch, noise, memory.blank(ROWS))[0]
+    carried, parts = memory.blank(ROWS), []
+    for begin, end in ((0, 4), (4, STEPS)):
+        window = Batch(*(part[:, begin:end] for part in batch[:-1]), fresh=batch.fresh)
+        terms, carried = memory.loss_terms(window, noise[:, begin:end], carried)
+        parts.append((end - begin, terms))
+    for name in whole:
+        assert sum(n * float(terms[name]) for n, terms in parts) / STEPS == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("balance, moved, still", [(1.0, "prior", "logits_kernel"), (0.0, "logits_kernel", "prior")])
+def test_each_part_of_kl_teaches_its_own_side(memory, balance, moved, still):
+    memory.settings = dataclasses.replace(SMALL, kl_balance=balance, free_nats=0.0)
+    posterior_logits, prior_logits = tf.Variable(random(4, 12)), tf.Variable(random(4, 12, seed=1))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(memory.kl_loss(memory._distribution(posterior_logits), memory._distribution(prior_logits)))
+    to_posterior, to_prior = tape.gradient(loss, [posterior_logits, prior_logits], unconnected_gradients="zero")
+    found = {"logits_kernel": np.abs(to_posterior).max(), "prior": np.abs(to_prior).max()}
+    assert found[moved] > 1e-3
+    assert found[still] == 0
+
+
+def test_under_the_free_nats_kl_teaches_nobody(memory):
+    memory.settings = dataclasses.replace(SMALL, free_nats=50.0)
+    logits = [tf.Variable(random(4, 12, seed=seed)) for seed in (0, 1)]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(memory.kl_loss(*map(memory._distribution, logits)))
+    assert all(np.abs(gradient).max() == 0 for gradient in tape.gradient(loss, logits, unconnected_gradients="zero"))
+    assert float(loss) == pytest.approx(4 * 50.0)
+
+
+@pytest.mark.parametrize(
+    "beta, touched",
+    [("beta_recon", "decoder"), ("beta_reward", "reward"), ("beta_cont", "continue"), ("beta_kl", "prior")],
+)
+def test_each_loss_has_its_weight(memory, beta, touched):
+    """With all others at 0, its own head learns, and no other one; the recurrence always does."""
+    off = dict.fromkeys(("beta_recon", "beta_reward", "beta_cont", "beta_kl"), 0.0)
+    memory.settings = dataclasses.replace(SMALL, free_nats=0.0, **(off | {beta: 1.0}))
+    batch = a_batch()
+    for layer in (memory.reward.last, memory.goes_on.last):
+        layer.kernel.assign(random(*layer.kernel.shape))
+    with tf.GradientTape() as tape:
+        loss = memory.loss_terms(batch, noise_for(memory, batch))[0]["loss"]
+    gradients = tape.gradient(loss, memory.trainable_variables, unconnected_gradients="zero")
+    moved = {variable.path.split("/")[0].split("_")[0] for variable, g in zip(memory.trainable_variables, gradients) if np.abs(g).max() > 0}
+    assert {"decoder", "reward", "continue", "prior"} & moved == {touched}
+    assert {"rssm", "encoder", "action"} <= moved
+
+
+def test_a_squared_reward_is_one_number():
+    memory = RSSM(Z, A, dataclasses.replace(SMALL, reward_loss="squared"))
+    memory.reward.last.bias.assign([2.5])
+    batch = a_batch()
+    target = np.concatenate([np.zeros((ROWS, 1)), batch.reward[:, :-1]], axis=1)
+    expected = ((2.5 - target)[:, 1:] ** 2).sum() / target.size
+    assert float(memory.loss_terms(batch, noise_for(memory, batch))[0]["reward"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_imagining_starts_at_a_reward_of_nothing_and_goes_on(memory):
+    state = memory.initial(tf.constant(random(4, Z)), tf.constant(random(4, memory.initial_noise)))
+    answer = memory.imagine(state, tf.constant(random(4, A)), 1.0, tf.constant(random(4, memory.imagine_noise)))
+    assert (answer.reward.numpy() == 0).all()
+    assert ((answer.goes_on.numpy() > 0) & (answer.goes_on.numpy() < 1)).all()
+    assert memory.latent(answer.state).shape == (4, Z)
+    np.testing.assert_array_equal(tf.reduce_sum(tf.reshape(answer.state.s, (4, 3, 4)), axis=-1).numpy().round(5), np.ones((4, 3)))
+
+
+def test_temperature_decides_how_much_is_left_to_chance(memory):
+    state = memory.initial(tf.constant(random(1, Z)), tf.zeros((1, 3)))
+    many = tf.nest.map_structure(lambda part: tf.repeat(part, 500, axis=0), state)
+
+    def kinds(temperature):
+        s = memory.imagine(many, tf.zeros((500, A)), temperature, tf.constant(random(500, 3))).state.s
+        return len(np.unique(s.numpy().round(3), axis=0))
+
+    assert kinds(1e-3) == 1 < kinds(0.3) <= kinds(1.0) <= kinds(3.0) + 5
+
+
+def test_features_are_s_and_h(memory):
+    state = State(tf.ones((2, 12)), tf.zeros((2, 12)))
+    assert memory.feature_size("z") == 12
+    assert memory.feature_size("zh") == 24
+    np.testing.assert_array_equal(memory.features(state, "zh"), np.repeat([[0.0] * 12 + [1.0] * 12], 2, axis=0))
+
+
+def test_weights_are_saved_and_loaded_and_refused(tmp_path):
+    from env.run.errors import UserError
+    from env.run.weights import save_weights
+
+    task = get_task("doom")
+    settings = system(task.scales["smoke"], "rssm", "cmaes")
+    memory = make_memory(task, settings, "float32")
+    path = tmp_path / "m.npz"
+    save_weights(path, memory, memory_meta(task, settings))
+    loaded = load_memory(path, task, settings)
+    for a, b in zip(memory.weights, loaded.weights):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match="this run needs rnn"):
+        load_memory(path, task, task.scales["smoke"])
+    larger = dataclasses.replace(settings, rssm=dataclasses.replace(settings.rssm, units=64))
+    with pytest.raises(UserError, match="units 32, this run needs 64"):
+        load_memory(path, task, larger)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_hidden_bit_is_remembered_and_foretold(dtype):
+    """The world shows a random bit at frame 1, nothing for three frames, and the bit again. s must carry it away from what the prior
+    could know (KL), h must keep it, and the dream must show at frame 5 what it showed at frame 1."""
+    keras.utils.set_random_seed(0)
+    settings = dataclasses.replace(SMALL, units=32, hidden=32, free_nats=0.1)
+    memory = RSSM(1, 1, settings, dtype)
+    optimizer, rng = keras.optimizers.Adam(3e-3), np.random.default_rng(0)
+    rows, steps = 32, 6
+
+    def draw():
+        bits = rng.choice([-1.0, 1.0], rows).astype(np.float32)
+        mu = np.zeros((rows, steps, 1), np.float32)
+        mu[:, 1, 0] = mu[:, 5, 0] = bits
+        first = np.zeros((rows, steps), np.float32)
+        first[:, 0] = 1
+        batch = as_batch(mu, np.full_like(mu, -4), np.zeros((rows, steps, 1), np.float32), first)
+        return bits, Batch(*map(tf.constant, batch)), tf.constant(rng.standard_normal((rows, steps, memory.sample_noise), np.float32))
+
+    @tf.function
+    def step(noise, *parts):
+        with tf.GradientTape() as tape:
+            terms = memory.loss_terms(Batch(*parts), noise)[0]
+        optimizer.apply_gradients(zip(tape.gradient(terms["loss"], memory.trainable_variables), memory.trainable_variables))
+        return terms
+
+    for _ in range(500):
+        _, batch, noise = draw()
+        terms = step(noise, *batch)
+    # One bit, ln 2 = 0.69 nats, in six frames.
+    bits, batch, noise = draw()
+    steps_, _, _ = memory._unroll(batch, noise, None)
+    kl = memory._distribution(steps_.logits).kl(memory._distribution(memory.prior(steps_.h))).numpy().mean(axis=0)
+    assert kl[1] > 0.5
+    assert kl[5] < 0.3
+    states = memory.follow(batch, noise)
+    state = tf.nest.map_structure(lambda part: part[:, 1], states)
+    for _ in range(4):
+        state = memory.imagine(state, tf.zeros((rows, 1)), 1.0, tf.constant(rng.standard_normal((rows, 3), np.float32))).state
+    assert np.mean(np.sign(memory.latent(state)[:, 0]) == bits) > 0.95
+    assert np.isfinite(float(terms["z"]))
