@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +34,19 @@ SHAPE = ("features", "hidden", "bias", "world", "temperature")  # the settings o
 TRIED_STEPS = 8  # to find out whether this CPU treats all slots alike
 
 
+class Explorer(Protocol):
+    """Who draws C's outputs at random (controller/actor_critic.py, Actor).
+
+    Attributes:
+        noise: standard normal numbers that it takes.
+    """
+
+    noise: int
+
+    def sample(self, features: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """features [B, F], noise [B, noise] -> C's outputs [B, A]."""
+
+
 class Agent:
     """Plays `slots` episodes side by side (a Player, see env/rollout.py).
 
@@ -43,24 +57,34 @@ class Agent:
         feature_names: what C sees, see Memory.features.
         slots: B.
         max_steps: the longest episode, for which noise is drawn.
+        explorer: draws the actions in the place of C; its and M's weights are then those of the moment. What an episode does may depend
+            on its slot.
     """
 
     def __init__(
-        self, actions: Actions, vae: ConvVAE, memory: Memory, policy: Policy, feature_names: str, slots: int, max_steps: int
+        self,
+        actions: Actions,
+        vae: ConvVAE,
+        memory: Memory,
+        policy: Policy,
+        feature_names: str,
+        slots: int,
+        max_steps: int,
+        explorer: Explorer | None = None,
     ) -> None:
         self.slots = slots
-        self.policy = policy
+        self.policy, self._explorer = policy, explorer
         self._actions, self.vae, self.memory = actions, vae, memory
         self._feature_names, self._max_steps = feature_names, max_steps
         self.candidates = np.zeros((1, policy.size), np.float32)
-        self._size = [vae.z_size, max(memory.initial_noise, memory.observe_noise)]
+        self._size = [vae.z_size, max(memory.initial_noise, memory.observe_noise), explorer.noise if explorer else 0]
         self._params = np.zeros((slots, policy.size), np.float32)
-        # For each step: V's sample, then what M takes to observe it (at the first step, to begin with it).
+        # For each step: V's sample, what M takes to observe it (at the first step, to begin with it), and what the explorer takes.
         self._noise = np.zeros((slots, max_steps, sum(self._size)), np.float32)
         self._time = np.zeros(slots, np.int64)
-        for rows in steady_sizes(slots):
+        for rows in [slots] if explorer else steady_sizes(slots):
             self._build(rows)
-            if self._is_steady():
+            if explorer or self._is_steady():
                 break
         self._forget()
 
@@ -127,12 +151,13 @@ class Agent:
         self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor
     ) -> tuple[State, tf.Tensor]:
         mu, logvar = self._encode(frames)
-        noise, own = tf.split(noise, self._size, axis=1)
+        noise, own, exploring = tf.split(noise, self._size, axis=1)
         z, memory = self.vae.sample(mu, logvar, noise), self.memory
         started = memory.initial(z, own[:, : memory.initial_noise])
         went_on = memory.observe(state, action, z, own[:, : memory.observe_noise])
         state = tf.nest.map_structure(lambda a, b: tf.where(_like(fresh, a), a, b), started, went_on)
-        y = self.policy.act(params, memory.features(state, self._feature_names))
+        seen = memory.features(state, self._feature_names)
+        y = self._explorer.sample(seen, exploring) if self._explorer else self.policy.act(params, seen)
         return state, self._actions.of_outputs(y)
 
     @property

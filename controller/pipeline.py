@@ -40,18 +40,19 @@ COMMANDS = {
     "vae": "vae/train.py",
     "encode": "vae/encode.py",
     "rnn": "rnn/train.py",
-    "controller": "controller/train.py",
+    "cmaes": "controller/train.py",
+    "actor_critic": "controller/learn.py",
     "evaluate": "controller/evaluate.py",
     "report": "controller/report.py",
 }
 ON_RANKS = ("extract", "controller", "evaluate")
 
 
-def run_stage(name: str, task: str, run: Path, ranks: int) -> None:
+def run_stage(name: str, task: str, run: Path, ranks: int, trainer: str) -> None:
     """Run one stage's command on `ranks` processes to its end; its failure is this command's, with the same exit code."""
     root = Path(__file__).resolve().parents[1]
     words = mpirun(ranks)
-    words += [sys.executable, str(root / COMMANDS[name]), task, "--run", str(run)]
+    words += [sys.executable, str(root / COMMANDS[trainer if name == "controller" else name]), task, "--run", str(run)]
     words += ["--ranks", "1"] if name == "evaluate" and ranks == 1 else []  # else it would take all cores
     started = time.monotonic()
     environment = os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {})
@@ -76,8 +77,8 @@ def check_device(settings: Settings) -> None:
 
 def ranks_of(name: str, settings: Settings, ranks: int) -> int:
     """How many processes run a stage: one where all cores, or the only GPU, are that process's own."""
-    on_gpu = name == "controller" and settings.controller.device == "gpu"
-    return ranks if name in ON_RANKS and not on_gpu else 1
+    alone = name == "controller" and (settings.controller.device == "gpu" or settings.trainer == "actor_critic")
+    return ranks if name in ON_RANKS and not alone else 1
 
 
 def main() -> None:
@@ -109,9 +110,9 @@ def main() -> None:
     to_do = [*waiting, *report, *(f"{name} of {study.name}" for study, name in own)]
     print(f"to do in {path}: {', '.join(to_do) or 'nothing'}", flush=True)
     for name in (*waiting, *report):
-        run_stage(name, task.word, path, ranks_of(name, settings, parsed.ranks))
+        run_stage(name, task.word, path, ranks_of(name, settings, parsed.ranks), settings.trainer)
     for study, name in own:
-        run_stage(name, task.word, study, ranks_of(name, settings, parsed.ranks))
+        run_stage(name, task.word, study, ranks_of(name, settings, parsed.ranks), settings.trainer)
     if studies:
         finish_studies(task, path, settings)
     print(f"finished: see {path / STUDIES / f'{task.name}.md' if studies else path / 'report' / 'report.md'}")
@@ -124,7 +125,7 @@ def finish_studies(task: Task, path: Path, settings: Settings) -> None:
     if subprocess.run(words, check=False).returncode > 1:  # 1: some scores are refused, which it said
         sys.exit(2)
     if (path / "report" / "report.md").exists() and not waiting_stages(path, settings, STAGES):
-        run_stage("report", task.word, path, 1)
+        run_stage("report", task.word, path, 1, settings.trainer)
 
 
 if __name__ == "__main__":

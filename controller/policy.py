@@ -36,17 +36,19 @@ class Policy:
         return sum((inputs + self.bias) * outputs for inputs, outputs in self.layers())
 
     def act(self, params: Any, features: Any) -> Any:
-        """B different controllers at once, each with its own features.
+        """B different controllers at once, each with its own features; or one for all.
 
         Args:
-            params: float32 tensor [B, size].
-            features: float32 tensor [B, inputs].
+            params: float32 tensor [B, size], or [size] for one controller.
+            features: float32 tensor [B, inputs], or [..., inputs] for one controller.
 
         Returns:
-            tanh outputs in [-1, 1], float32 [B, outputs].
+            tanh outputs in [-1, 1], float32 [B, outputs], or [..., outputs].
         """
         import tensorflow as tf  # here, so that the random policy and --help do without it
 
+        if len(params.shape) == 1:
+            return tf.tanh(self.sums(params, features))
         x, start = features, 0
         for inputs, outputs in self.layers():
             bias = params[:, start : start + outputs] if self.bias else 0.0
@@ -54,4 +56,17 @@ class Policy:
             weights = tf.reshape(params[:, start : start + inputs * outputs], (-1, inputs, outputs))
             start += inputs * outputs
             x = tf.tanh(tf.squeeze(tf.matmul(x[:, None, :], weights), axis=1) + bias)
+        return x
+
+    def sums(self, params: Any, features: Any) -> Any:
+        """One controller's outputs before the last tanh: parameters [size], features [..., inputs] -> float32 [..., outputs]."""
+        import tensorflow as tf
+
+        x, start = features, 0
+        for number, (inputs, outputs) in enumerate(self.layers()):
+            bias = params[start : start + outputs] if self.bias else 0.0
+            start += outputs if self.bias else 0
+            weights = tf.reshape(params[start : start + inputs * outputs], (inputs, outputs))
+            start += inputs * outputs
+            x = tf.tensordot(tf.tanh(x) if number else x, weights, 1) + bias
         return x

@@ -240,6 +240,8 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
 def main(ranks: Ranks) -> None:
     parsed = parser(__doc__ or "", "controller").parse_args()
     task, path, settings = resolve(parsed, "controller")
+    if settings.trainer != "cmaes":
+        raise UserError(f"this run's trainer is {settings.trainer}: use controller/learn.py, or give --trainer cmaes for a new run")
     evolve(ranks, task, path, settings)
 
 

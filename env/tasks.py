@@ -165,8 +165,7 @@ def system(settings: Settings, memory: str, trainer: str) -> Settings:
         c = replace(settings.controller, features="zh", bias=True, temperature=1.0, dream_steps=settings.world.max_steps)
         settings = replace(settings, extract=replace(settings.extract, past_done=False), controller=c)
     if trainer == "actor_critic":
-        c = replace(settings.controller, hidden=256 if settings.scale != "smoke" else 16, bias=True)
-        settings = replace(settings, extract=replace(settings.extract, past_done=False), controller=c)
+        settings = replace(settings, controller=replace(settings.controller, hidden=256 if settings.scale != "smoke" else 16, bias=True))
     return replace(settings, **{name: SECTIONS[name]() for name in unused(memory, trainer)})
 
 

@@ -70,7 +70,7 @@ class Memory(Protocol):
         initial_noise, observe_noise, imagine_noise: standard normal numbers that these take for each episode.
         sample_noise: those that `loss_terms` and `follow` take for each frame.
         with_last: whether M learns from each episode's last frame, too: the one that its last action led to.
-        trainable_variables: Keras'.
+        trainable_variables, weights: Keras'.
     """
 
     z_size: int
@@ -80,6 +80,7 @@ class Memory(Protocol):
     sample_noise: int
     with_last: bool
     trainable_variables: list[Any]
+    weights: list[Any]
 
     def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
         """The state at the start of episodes that show x float32 [B, z_size] first; noise float32 [B, initial_noise]."""

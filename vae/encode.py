@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from env.episodes import LATENTS, is_whole, read_episode
+from env.episodes import LATENTS, Episode, is_whole, read_episode
 from env.run.command import existing, parser, progress, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
@@ -58,14 +58,18 @@ def make_encoder(weights: Path, z_size: int, dtype: str = "float32") -> Encoder:
 
 def encode_episode(encode: Encoder, source: Path, target: Path) -> None:
     """Write the latents of the recorded episode `source` to `target`."""
-    episode = read_episode(source)
-    frames = episode.pop("obs")
+    # Not compressed: noise hardly shrinks, and M's training reads each file many times.
+    save_arrays(target, latents_of(encode, read_episode(source)))
+
+
+def latents_of(encode: Encoder, episode: Episode) -> Episode:
+    """An episode (env/episodes.py) with V's mu and logvar, float16, in the place of its frames."""
+    rest = {key: array for key, array in episode.items() if key != "obs"}
+    frames = episode["obs"]
     padded = np.concatenate([frames, np.zeros((-len(frames) % CHUNK, *frames.shape[1:]), np.uint8)])
     parts = [encode(padded[start : start + CHUNK]) for start in range(0, len(padded), CHUNK)]
     mu, logvar = (np.concatenate([np.asarray(p[i]) for p in parts])[: len(frames)] for i in (0, 1))
-    latents = {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)}
-    # Not compressed: noise hardly shrinks, and M's training reads each file many times.
-    save_arrays(target, episode | latents)
+    return rest | {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)}
 
 
 def encode_run(run: Run) -> None:

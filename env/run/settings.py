@@ -58,6 +58,7 @@ class Extract:
 class Vae:
     """V, the convolutional VAE (paper A.1; original vae/vae.py, vae_train.py)."""
 
+    source: str = setting("", "whose V to take instead of training one: shipped, or the directory of another run; empty for none")
     z_size: int = setting(32, "size of the latent vector z", low=1)
     kl_tolerance: float = setting(0.5, "free bits: KL is not pushed below this many nats times z_size", low=0)
     learning_rate: float = setting(1e-4, "Adam's learning rate", low=0)
@@ -315,7 +316,7 @@ class Settings:
         if self.vae.batch > frames:
             raise UserError(f"vae.batch is {self.vae.batch}, but extract.episodes x world.max_steps are {frames} frames at most: lower it")
         if self.memory == "rssm" or self.trainer == "actor_critic":
-            if self.extract.past_done:
+            if self.memory == "rssm" and self.extract.past_done:
                 raise UserError("extract.past_done: what comes after an episode's end teaches M a wrong end: take --extract-past-done no")
             for name, window in (("rssm", self.rssm.window), ("actor_critic", self.actor_critic.window)):
                 if window > frames:

@@ -52,7 +52,7 @@ def model_paths(task: str, run: Path | None) -> Models:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
     if run is not None:
-        vae, rnn = run / "vae" / "weights.npz", run / "rnn" / "weights.npz"
+        vae, rnn = run / "vae" / "weights.npz", memory_path(run)
         if vae.exists() and rnn.exists():
             return Models(vae, rnn, run / "encode" / "initial.npz")
         for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
@@ -62,6 +62,12 @@ def model_paths(task: str, run: Path | None) -> Models:
     if not (own.vae.exists() and own.rnn.exists()):
         raise UserError(f"no trained V and M for {task}: run 'bash run.sh {task}' first, or give the --run that has them")
     return own
+
+
+def memory_path(run: Path) -> Path:
+    """A run's M: where C and M learned together, the one that C is best with; else that of the rnn stage."""
+    learned = run / "controller" / "memory.npz"
+    return learned if learned.exists() else run / "rnn" / "weights.npz"
 
 
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:

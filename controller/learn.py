@@ -1,0 +1,350 @@
+"""Let C learn as an actor in M's imagination, beside a critic: the trainer actor_critic, in the place of CMA-ES.
+
+    python controller/learn.py doom --memory rssm --trainer actor_critic --run runs/doom-rssm-actor_critic
+    python controller/learn.py carracing --memory rssm --trainer actor_critic --updates 40000
+
+--world dream: M stays as it is, dreams start from the recorded episodes, and C is scored in dreams: all that C knows of the game is M.
+--world real: in turns the actor plays some episodes of the real game, and M, actor and critic learn from all that was played so far,
+beginning with the first recorded episodes (Dreamer's procedure); C is scored in the game. M goes on from the rnn stage's.
+
+Writes RUN/controller: best.npz (C at its best scoring; with it memory.npz, where M learns, too), mean.npz (at the last scoring), log.jsonl,
+checkpoint.npz, and played/*.npz, the latents of what was played. The same command resumes. One process, which takes all cores, or
+the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from env.actions import Discrete
+from env.episodes import LATENTS, episode_path, read_episode
+from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
+from env.run.command import duration, existing, parser, progress, resolve, run_command
+from env.run.compute import available_cores, start_tensorflow
+from env.run.errors import UserError
+from env.run.files import JsonlLog, load_arrays
+from env.run.rundir import Run
+from env.run.settings import Settings
+from env.tasks import Task
+from rnn.replay import Replay
+from rnn.sequences import usable_episodes
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from controller.actor_critic import ActorCritic
+    from rnn.memory import Memory
+
+TELL_EVERY = 30.0  # seconds between lines where there is no terminal for a progress bar
+OFFLINE_ROUND = 100  # updates between rows of the log, where nothing is played
+
+
+def make_step(memory: Memory, optimizer: keras.Optimizer | None, learner: ActorCritic, settings: Settings) -> Callable[..., dict[str, tf.Tensor]]:
+    """The compiled step of M (with an optimiser; else it stays as it is), actor and critic: a Batch's arrays and an int32 [2] seed -> the
+    terms of all losses."""
+    import tensorflow as tf
+
+    from rnn.memory import KINDS, Batch
+    from rnn.train import clipped
+
+    options, kind, own = settings.actor_critic, KINDS[settings.memory], settings.of_memory
+    dreams = options.batch * options.starts
+
+    @tf.function(jit_compile=True)
+    def step(*parts: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch, seed = Batch(*parts[:-1]), parts[-1]
+        seeds = tf.random.split(seed, 2)
+        noise = tf.random.stateless_normal((options.batch, options.window, memory.sample_noise), seeds[0])
+        terms: dict[str, tf.Tensor] = {}
+        if optimizer is not None:
+            with tf.GradientTape() as tape:
+                terms, _ = memory.loss_terms(batch, noise)
+            variables = memory.trainable_variables
+            optimizer.apply_gradients(zip(clipped(tape.gradient(terms["loss"], variables), kind.clip, own.grad_clip), variables))
+        dreaming = tf.random.stateless_normal((options.horizon, dreams, memory.imagine_noise + learner.actor.noise), seeds[1])
+        return terms | learner.learn(memory, batch, memory.follow(batch, noise), dreaming)
+
+    return step
+
+
+class Play:
+    """The actor in the real world, between trainings.
+
+    Args:
+        run, task: whose episodes are played.
+        memory, learner: M and the actor, with the weights that they have at the moment.
+    """
+
+    def __init__(self, run: Run, task: Task, memory: Memory, learner: ActorCritic) -> None:
+        from controller.agent import Agent
+        from env.run.weights import model_paths
+        from vae.encode import make_encoder
+        from vae.vae import load_vae
+
+        settings, options = run.settings, run.settings.actor_critic
+        self._settings, self._folder = settings, run.path / "controller" / "played"
+        path = model_paths(task.name, run.path).vae
+        vae = load_vae(path, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
+        self._encode = make_encoder(path, settings.vae.z_size)
+        player = Agent(
+            task.actions,
+            vae,
+            memory,
+            learner.actor.policy,
+            settings.controller.features,
+            options.round_episodes,
+            settings.world.max_steps,
+            learner.actor,
+        )
+        self._lanes = WorldLanes(Worlds.of(task, settings.world), player, record=True)
+
+    def path(self, number: int) -> Path:
+        """The file of the episode that is played as the `number`th."""
+        return episode_path(self._folder, number)
+
+    def round(self, number: int) -> tuple[list[float], int]:
+        """Play round `number` and keep its episodes' latents; returns their scores and how many steps they had."""
+        from env.run.files import save_arrays
+        from vae.encode import latents_of
+
+        count = self._settings.actor_critic.round_episodes
+        numbers = range(number * count, (number + 1) * count)
+        jobs = [Job(i, 0, episode_seed(self._settings.seed, Purpose.TRAINING, 0, 0, i)) for i in numbers]
+        scores, steps = [], 0
+        for result in rollout(self._lanes, jobs):
+            assert result.episode is not None
+            save_arrays(self.path(result.job.index), latents_of(self._encode, result.episode))
+            scores.append(result.score)
+            steps += result.length
+        return scores, steps
+
+
+class Learning:
+    """What is learned, and all that leads from one round to the next.
+
+    Args:
+        run, task: the run.
+    """
+
+    def __init__(self, run: Run, task: Task) -> None:
+        import keras
+        import tensorflow as tf
+
+        from controller.actor_critic import ActorCritic
+        from controller.agent import make_policy
+        from env.run.training import load_checkpoint
+        from rnn.memory import load_memory
+        from rnn.train import make_optimizer
+
+        settings = self.settings = run.settings
+        self.run, self.task, self.folder = run, task, run.path / "controller"
+        self.online = settings.controller.world == "real"
+        keras.utils.set_random_seed(settings.seed)
+        self.memory = load_memory(run.path / "rnn" / "weights.npz", task, settings, settings.of_memory.dtype)
+        self.learner = ActorCritic(
+            make_policy(task, settings, self.memory),
+            task.actions,
+            settings.actor_critic,
+            settings.controller.features,
+            settings.controller.temperature,
+        )
+        self.optimizer = make_optimizer(settings.of_memory) if self.online else None
+        if self.optimizer:
+            self.optimizer.build(self.memory.trainable_variables)
+        self.counters = [tf.Variable(0, dtype=tf.int64) for _ in range(3)]  # rounds, updates, steps played
+        self.kept = {"learner": [*self.learner.weights, *self.learner.optimizer_variables()], "counters": self.counters}
+        if self.optimizer:
+            self.kept |= {"memory": list(self.memory.weights), "optimizer": list(self.optimizer.variables)}
+        load_checkpoint(self.folder / "checkpoint.npz", self.kept)
+        self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)
+        self.step = make_step(self.memory, self.optimizer, self.learner, settings)
+        options = settings.actor_critic
+        self.replay = Replay(options.capacity, settings.vae.z_size, task.actions.size, self.memory.with_last)
+        recorded = usable_episodes(run).paths
+        self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
+        self.play = Play(run, task, self.memory, self.learner) if self.online else None
+        if self.play:
+            for number in range(self.rounds * options.round_episodes):
+                self.replay.add(read_episode(self.play.path(number), LATENTS))
+        self.replay.all_seen()
+        best = self.folder / "best.npz"
+        self.best = load_arrays(best)[1]["score"] if best.exists() and self.updates else -np.inf
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        from env.run.training import save_checkpoint
+
+        for counter, value in zip(self.counters, (self.rounds, self.updates, self.steps)):
+            counter.assign(value)
+        save_checkpoint(self.folder / "checkpoint.npz", self.kept, self.updates)
+
+    def batches(self, count: int) -> Iterator[tuple]:
+        """The next updates' batches, each decided by the run's seed and its number."""
+        import tensorflow as tf
+
+        from env.run.training import stream, with_seeds
+        from rnn.memory import batch_signature
+
+        options, done, seed = self.settings.actor_critic, self.updates, self.settings.seed
+
+        def cut() -> Iterator[Any]:
+            for update in range(done, done + count):
+                yield self.replay.sample(np.random.default_rng([seed, 3, update]), options.batch, options.window)
+
+        signature = batch_signature(options.batch, options.window, self.settings.vae.z_size, self.task.actions.size)
+        # Up to 2^31, as TensorFlow's seeds are.
+        return with_seeds(stream(cut, tf.nest.map_structure(lambda spec: spec, signature), ahead=4), seed, done)
+
+    def learn_round(self) -> dict[str, float]:
+        """Play, if the real world is played, then learn; returns the log's row."""
+        options, began = self.settings.actor_critic, time.monotonic()
+        row: dict[str, float] = {}
+        count = OFFLINE_ROUND
+        if self.play:
+            scores, steps = self.play.round(self.rounds)
+            for number in range(self.rounds * options.round_episodes, (self.rounds + 1) * options.round_episodes):
+                self.replay.add(read_episode(self.play.path(number), LATENTS))
+            self.steps += steps
+            row = {"played": float(np.mean(scores)), "played_min": min(scores), "played_max": max(scores), "play_seconds": time.monotonic() - began}
+            count = max(1, round(options.train_ratio * steps / (options.batch * options.window)))
+        count = min(count, options.updates - self.updates)
+        sums: dict[str, Any] = {}
+        for parts in self.batches(count):
+            terms = self.step(*parts)
+            sums = {key: sums[key] + value if sums else value for key, value in terms.items()}
+        self.rounds, self.updates = self.rounds + 1, self.updates + count
+        means = {key: float(value) / count for key, value in sums.items()}
+        bad = [key for key, value in means.items() if not np.isfinite(value)]
+        if bad:
+            raise UserError(f"controller: {bad[0]} became {means[bad[0]]}: lower the learning rates; the checkpoint is kept")
+        head = {"round": self.rounds, "update": self.updates, "steps": self.steps}
+        return head | row | means | {"seconds": time.monotonic() - began, "cores": available_cores()}
+
+    def candidate(self) -> np.ndarray:
+        """C's parameters as they are now, float32 [size]."""
+        return np.asarray(self.learner.actor.params)
+
+    def keep(self, scores: np.ndarray) -> dict[str, float]:
+        """Keep C, and M with it, if they are the best so far; returns what the log's row gets."""
+        from controller.agent import save_controller
+        from env.run.weights import save_weights
+        from rnn.memory import memory_meta
+
+        note = {"update": self.updates, "steps": self.steps, "score": float(scores.mean()), "std": float(scores.std()), "episodes": scores.size}
+        save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
+        if note["score"] > self.best:
+            self.best = note["score"]
+            save_controller(self.folder / "best.npz", self.candidate(), self.settings, note)
+            if self.online:
+                meta = memory_meta(self.task, self.settings) | {"update": self.updates}
+                save_weights(self.folder / "memory.npz", self.memory, meta)
+        return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
+
+
+def make_scorer(learning: Learning) -> Callable[[], np.ndarray]:
+    """What plays the scoring's episodes with C, and M, as they are at the moment: -> scores float64 [eval_episodes]."""
+    from functools import partial
+
+    from controller.agent import make_agent
+    from controller.simulate import dream_lanes, play_lanes
+    from controller.train import scoring_seeds
+    from env.run.weights import model_paths
+    from rnn.dream import Beginnings
+    from vae.vae import load_vae
+
+    task, settings, run = learning.task, learning.settings, learning.run.path
+    jobs = [Job(i, 0, int(seed)) for i, seed in enumerate(scoring_seeds(settings)[0])]
+    paths = model_paths(task.name, run)
+    if learning.online:
+        vae = load_vae(paths.vae, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
+        agent = make_agent(task, settings, vae, learning.memory)
+        lanes = WorldLanes(Worlds.of(task, settings.world), agent)
+
+        def play(candidates: np.ndarray) -> Iterator[Any]:
+            agent.set_candidates(candidates)
+            return rollout(lanes, jobs)
+    else:
+        dreams = dream_lanes(task, settings, learning.memory, Beginnings.load(paths.initial, settings.vae.z_size))
+        play = partial(play_lanes, dreams, jobs=jobs)
+
+    def score() -> np.ndarray:
+        scores = np.zeros(len(jobs))
+        for result in play(learning.candidate()[None]):
+            scores[result.job.index] = result.score
+        return scores
+
+    return score
+
+
+def check_actor(task: Task, settings: Settings) -> None:
+    """Raise UserError when the settings ask for what this game's actions do not allow."""
+    if settings.trainer != "actor_critic":
+        raise UserError("this run's trainer is cmaes: evolve C with controller/train.py, or give --trainer actor_critic for a new run")
+    if settings.actor_critic.gradient == "dynamics" and isinstance(task.actions, Discrete):
+        raise UserError("actor_critic.gradient is dynamics, but no gradient goes through an action that is a number: take reinforce")
+
+
+def learn(run: Run, task: Task) -> None:
+    """The controller stage of a run whose trainer is actor_critic."""
+    settings, stage = run.settings, run.stage("controller")
+    check_actor(task, settings)
+    if stage.check():
+        print(f"controller: finished already in {stage.dir}")
+        return
+    if not run.stage("rnn").check():
+        raise UserError(f"{run.path} has no trained M: run rnn/train.py {task.word} --run {run.path} first")
+    usable_episodes(run)
+    start_tensorflow()
+    options = settings.actor_critic
+    stage.start()
+    learning = Learning(run, task)
+    log = JsonlLog(stage.log, keep=lambda row: row["update"] <= learning.updates)
+    score = make_scorer(learning)
+    where = "the real world" if learning.online else f"dreams at temperature {settings.controller.temperature:g}"
+    print(f"controller: actor and critic learn in imagination, scored in {where}; {options.updates} updates", flush=True)
+    bar = progress(desc="controller", total=options.updates, initial=learning.updates, unit="update")
+    began, first = time.monotonic(), learning.updates
+    told = saved = began
+    while learning.updates < options.updates:
+        due = learning.updates // options.eval_every
+        row = learning.learn_round()
+        bar.update(learning.updates - bar.n)
+        if learning.updates // options.eval_every > due or (learning.updates == options.updates and not np.isfinite(learning.best)):
+            scoring = time.monotonic()
+            row |= learning.keep(score()) | {"eval_seconds": time.monotonic() - scoring}
+        log.append(row)
+        now = time.monotonic()
+        if bar.disable and (now - told >= TELL_EVERY or "eval" in row):
+            left = (now - began) / (learning.updates - first) * (options.updates - learning.updates)
+            words = [f"{name} {row[key]:.1f}" for name, key in (("played", "played"), ("scored", "eval"), ("value", "value")) if key in row]
+            print(f"controller: update {learning.updates} of {options.updates}, {', '.join(words)}, {duration(left)} left", flush=True)
+            told = now
+        if now - saved >= 60.0 or learning.updates == options.updates or "eval" in row:
+            learning.save()
+            saved = time.monotonic()
+    bar.close()
+    stage.finish({"updates": learning.updates, "steps": learning.steps, "best": learning.best})
+    print(f"controller: {learning.updates} updates, {learning.steps} steps played, best scoring {learning.best:.1f} -> {stage.dir / 'best.npz'}")
+
+
+def main() -> None:
+    parsed = parser(__doc__ or "", "controller").parse_args()
+    task, path, settings = resolve(parsed, "controller")
+    learn(Run(existing(path, task), settings), task)
+
+
+if __name__ == "__main__":
+    run_command(main)
