@@ -161,6 +161,11 @@ class Agent:
         return state, self._actions.of_outputs(y)
 
     @property
+    def state(self) -> State:
+        """M's state in each slot, a nest of tensors [slots, ...]."""
+        return tf.nest.map_structure(lambda part: part[: self.slots], self._state)
+
+    @property
     def latents(self) -> np.ndarray:
         """The present z of each slot, as V decodes it: float32 [slots, z_size]."""
         return self.memory.latent(self._state).numpy()[: self.slots]

@@ -284,9 +284,10 @@ def summary_of(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: di
     scores: dict[str, Any] = {"task": task.name, "agent": scored.source, "render": settings.world.render, "frames": settings.world.frames}
     scores |= {"fingerprints": scored.fingerprints, "max_steps": settings.world.max_steps, "seed": settings.seed}
     if not scored.policy:
+        scores |= {"memory": settings.memory, "trainer": settings.trainer}
         scores |= {"features": c.features, "hidden": c.hidden, "dtype": c.dtype}
     scores |= summarise(returns, lengths, seeds)
-    paper = row_for(task.name, None if scored.policy else c)
+    paper = row_for(task.name, None if scored.policy else settings)
     scores["paper"] = dataclasses.asdict(paper) if paper else None
     if dream:
         scores["dream"] = dream
@@ -295,7 +296,7 @@ def summary_of(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: di
 
 def print_scores(task: Task, scored: Scored, scores: dict[str, Any]) -> None:
     """The table with the published scores of the game, where there are any, and a line for ours."""
-    paper, dream = row_for(task.name, None if scored.policy else scored.settings.controller), scores.get("dream")
+    paper, dream = row_for(task.name, None if scored.policy else scored.settings), scores.get("dream")
     print(score_table(f"ours, {scored.source}", task.name, paper, scores))
     low, high = scores["ci95"]
     print(

@@ -2,8 +2,8 @@
 
     python controller/report.py carracing --run runs/carracing-smoke
 
-Writes RUN/report: report.md, reconstructions.png, moments.png, vae.png, rnn.png, controller.png, agent.gif, agent.png, dream.gif
-and dream.png.
+Writes RUN/report: report.md, reconstructions.png, moments.png, vae.png, rnn.png, controller.png, agent.gif, agent.png, dream.gif,
+dream.png, openloop.gif and openloop.png.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict
     """report.md: the score table, the pictures, what each stage ended with, and the settings."""
     settings = run.settings
     lines = [f"# {task.shown}, scale {settings.scale}, seed {settings.seed}", ""]
-    row = row_for(task.name, settings.controller)
+    row = row_for(task.name, settings)
     lines += [score_table(f"ours ({scores['render']} drawing)", task.name, row, scores), ""]
     lines += ["Each return, with its seed, is in `../evaluate/scores.json`.", ""]
     lines += [f"| the world: this episode scores {score:.1f} | a dream of M's: {dreamt:.0f} steps |", "|---|---|"]
     lines += ["| ![the agent in the world](agent.gif) | ![the agent in M's dream](dream.gif) |", ""]
+    lines += ["| the world | what M sees of it (V's picture of its state) | M's dream from every 50th step on, with the same actions |"]
+    lines += ["|---|---|---|", "| ![the world, M's state and M's dream](openloop.gif) | | |", ""]
     lines += [f"![{name}]({name}.png)\n" for name in ("moments", "reconstructions", "vae", "rnn", "controller")]
-    if task.name in SCORES:
+    if task.name in SCORES and settings.is_papers:
         lines += ["## Beside the paper", "", *(f"{table.markdown()}\n" for table in all_tables(of_run(task, run.path)))]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
     for name in STAGES:
@@ -85,13 +87,15 @@ def make_report(run: Run, task: Task) -> None:
     decoded = agent.vae(frames).numpy()
     pictures.plot_reconstructions(frames, decoded, folder / "reconstructions.png")
     for stage, title in (("vae", "V"), ("rnn", "M")):
-        original = ORIGINAL_TRAINING.get(task.name, {}).get(stage, {})
+        original = ORIGINAL_TRAINING.get(task.name, {}).get(stage, {}) if stage == "vae" or settings.memory == "mdnrnn" else {}
         pictures.plot_terms(run.stage(stage).log, folder / f"{stage}.png", title, original)
-    pictures.plot_controller(run.stage("controller").log, folder / "controller.png", task.name, evolution(settings.controller))
+    ours = evolution(settings.controller) if settings.trainer == "cmaes" else "ours"
+    pictures.plot_controller(run.stage("controller").log, folder / "controller.png", task.name, ours)
     video, score = pictures.video_frames(task, settings, agent)
     dream, hundredth, dreamt = pictures.dream_frames(task, settings, run.path, agent.candidates[0])
     pictures.plot_moments(frames[0], decoded[0], hundredth, folder / "moments.png")
-    for name, shown in (("agent", video), ("dream", dream)):
+    open_loop = pictures.open_loop_frames(task, settings, agent)
+    for name, shown in (("agent", video), ("dream", dream), ("openloop", open_loop)):
         pictures.save_gif(shown, folder / f"{name}.gif", task.frame_rate)
         pictures.save_strip(shown, folder / f"{name}.png")
     write_report(run, task, score, dreamt, scores)

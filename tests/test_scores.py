@@ -9,7 +9,7 @@ import pytest
 
 from controller.results.paper import ORIGINAL_CURVE, SCORES, row_for
 from controller.results.scores import bootstrap_interval, score_table, summarise
-from env.run.settings import Controller
+from env.run.settings import Controller, Settings
 from env.tasks import get_task
 
 
@@ -41,10 +41,10 @@ def test_summary_holds_every_return():
 
 
 def test_the_papers_rows():
-    full = row_for("carracing", Controller())
+    full = row_for("carracing", Settings())
     assert (full.mean, full.std) == (906, 21)
-    assert row_for("carracing", Controller(features="z")).mean == 632
-    assert row_for("carracing", Controller(features="z", hidden=40)).mean == 788
+    assert row_for("carracing", Settings(controller=Controller(features="z"))).mean == 632
+    assert row_for("carracing", Settings(controller=Controller(features="z", hidden=40))).mean == 788
     assert ORIGINAL_CURVE["carracing"][25][3] == 822.9
     table = score_table("ours", "carracing", full, summarise(np.ones(3), np.ones(3), np.ones(3)))
     assert "**906 ± 21**" in table
@@ -52,13 +52,18 @@ def test_the_papers_rows():
 
 
 def test_dooms_rows_go_by_temperature():
-    paper = get_task("doom").scales["paper"].controller
+    paper = get_task("doom").scales["paper"]
+
+    def at(temperature):
+        return replace(paper, controller=replace(paper.controller, temperature=temperature))
+
     row = row_for("doom", paper)
     assert (row.mean, row.std, row.dream) == (1092, 556, (918, 546))
-    assert row_for("doom", replace(paper, temperature=0.1)).mean == 193
+    assert row_for("doom", at(0.1)).mean == 193
     assert row_for("doom", None).mean == 210
     assert row_for("carracing", None) is None
-    assert row_for("doom", replace(paper, temperature=0.77)).mean == 1092  # the paper has none: its best
+    assert row_for("doom", replace(paper, memory="rssm")) is row_for("doom", replace(paper, trainer="actor_critic")) is None
+    assert row_for("doom", at(0.77)).mean == 1092  # the paper has none: its best
     scores = summarise(np.ones(3), np.ones(3), np.ones(3)) | {"dream": summarise(np.full(3, 7.0), np.ones(3), np.ones(3))}
     table = score_table("ours", "doom", row, scores)
     assert "| 7.0 ± 0.0 | **1.0 ± 0.0** |" in table

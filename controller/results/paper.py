@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from env.run.settings import Controller
+from env.run.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,14 @@ ORIGINAL_TRAINING: dict[str, dict[str, dict[int, dict[str, float]]]] = {
 }
 
 
-def row_for(task: str, c: Controller | None) -> Published | None:
+def row_for(task: str, settings: Settings | None) -> Published | None:
     """The paper's row that a C of these settings is to be compared with, the full model's where the paper has none; for a policy
-    without skill (c = None) the random one. None where there is none, as for games that are not the paper's."""
-    if c is None:
+    without skill (settings = None) the random one. None where there is none, as for games or systems that are not the paper's."""
+    if settings is None:
         return next((row for row in SCORES.get(task, ()) if row.method == RANDOM), None)
+    if not settings.is_papers:
+        return None
+    c = settings.controller
     for row in SCORES.get(task, ()):
         if (row.features, row.hidden > 0) == (c.features, c.hidden > 0) and row.temperature in (None, c.temperature):
             return row

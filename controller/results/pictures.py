@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FRAMES_SHOWN = 10
 EVERY = 4  # steps of the world for each picture of the video
 LONGEST = 1000  # steps that a video shows at most
+AHEAD = 50  # steps that M dreams before it is shown the world again
 
 
 def plot_terms(log: Path, target: Path, title: str, original: dict[int, dict[str, float]]) -> None:
@@ -64,8 +65,26 @@ def plot_controller(log: Path, target: Path, task: str, ours: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 4))
-    draw_evolution(axis, read_jsonl(log), task, ours)
+    rows = read_jsonl(log)
+    if "generation" in rows[0]:
+        draw_evolution(axis, rows, task, ours)
+    else:
+        draw_learning(axis, rows)
     save_figure(figure, target)
+
+
+def draw_learning(axis: Axes, rows: list[dict[str, Any]], title: str = "C: actor and critic") -> None:
+    """An actor's training: what it played with noise, its scorings without, and what dreams return by the critic's account."""
+    updates = [row["update"] for row in rows]
+    if "played" in rows[0]:
+        axis.fill_between(updates, [r["played_min"] for r in rows], [r["played_max"] for r in rows], alpha=0.2, label="played, min to max")
+        axis.plot(updates, [row["played"] for row in rows], label="played while it learned, mean")
+    scored = [row for row in rows if "eval" in row]
+    axis.plot([r["update"] for r in scored], [r["eval"] for r in scored], "o-", label="scored")
+    axis.plot(updates, [row["return"] for row in rows], ":", label="dreams' discounted return")
+    axis.set(xlabel="training step", ylabel="score", title=title)
+    axis.legend(fontsize=7, framealpha=0.5)
+    axis.grid(alpha=0.3)
 
 
 def draw_evolution(axis: Axes, rows: list[dict[str, Any]], task: str, ours: str, title: str = "C: evolution") -> None:
@@ -190,6 +209,40 @@ def dream_frames(task: Task, settings: Settings, run: Path, params: np.ndarray) 
     lanes = WorldLanes(Worlds(lambda: dream), Dreamer(act, params), watch=watch)
     result = next(rollout(lanes, [shown_job(settings)]))
     return pictures, hundredth, float(result.length)
+
+
+def open_loop_frames(task: Task, settings: Settings, agent: Agent) -> list[np.ndarray]:
+    """One episode of a one-slot agent three times over: as it was; as V draws M's states; and as M dreams it on, told of the actions
+    alone, from each step that AHEAD divides.
+
+    Returns:
+        Pictures uint8 [192, 576, 3], one for every EVERY steps up to LONGEST.
+    """
+    import tensorflow as tf
+
+    memory, temperature = agent.memory, tf.constant(1.0)
+    decode = tf.function(lambda state: agent.vae.decode(memory.latent(state)))
+    imagine, rng = tf.function(memory.imagine), np.random.default_rng(0)
+    pictures: list[np.ndarray] = []
+    dreamt: Any = None
+
+    def watch(moment: Moment) -> bool:
+        nonlocal dreamt
+        if moment.action is None or moment.step >= LONGEST:
+            return True
+        if moment.step % AHEAD == 0:
+            dreamt = agent.state
+        if moment.step % EVERY == 0:
+            views = [moment.observation, *(np.rint(decode(s).numpy()[0] * 255).astype(np.uint8) for s in (agent.state, dreamt))]
+            pictures.append(np.hstack([enlarged(view, 3) for view in views]))
+        noise = tf.constant(rng.standard_normal((1, memory.imagine_noise), np.float32))
+        dreamt = imagine(dreamt, tf.constant(moment.action[None]), temperature, noise).state
+        return False
+
+    worlds = Worlds.of(task, settings.world)
+    next(rollout(WorldLanes(worlds, agent, watch=watch), [shown_job(settings)]))
+    worlds.close()
+    return pictures
 
 
 def shown_job(settings: Settings) -> Job:

@@ -218,6 +218,11 @@ class Settings:
         """The settings of the run's M."""
         return self.rssm if self.memory == "rssm" else self.rnn
 
+    @property
+    def is_papers(self) -> bool:
+        """Whether memory and trainer are the paper's, so that its tables are to be compared with."""
+        return (self.memory, self.trainer) == (MEMORIES[0], TRAINERS[0])
+
     def deciding(self, stage: str) -> dict[str, Any]:
         """The settings that decide a stage's result, as {section.field: value}."""
         others = unused(self.memory, self.trainer)

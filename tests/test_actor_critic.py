@@ -1,0 +1,335 @@
+"""Actor and critic: what a dream is worth, who learns from what, and that they find what pays."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from controller.actor_critic import LEAST_STD, MOST_STD, Actor, ActorCritic, ended, lambda_returns, percentile, reach
+from controller.policy import Policy
+from env.actions import Continuous, Discrete
+from env.run.settings import ActorCritic as Options
+from env.run.settings import Rssm
+from rnn.memory import Imagined, as_batch
+from rnn.replay import Replay
+from rnn.rssm import RSSM
+
+ONE = Continuous(scale=(1.0,), offset=(0.0,), low=(-1.0,), high=(1.0,))
+SMALL = Options(batch=8, window=8, horizon=5, starts=8, hidden=32, actor_rate=3e-3, critic_rate=3e-3)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# What a dream is worth.
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+def test_returns_against_the_definition(lam):
+    """The lambda-weighted mean of all n-step returns, an end in the middle."""
+    horizon, gamma = 6, 0.9
+    reward, values = random(horizon, 3), random(horizon, 3, seed=1)
+    goes_on = np.random.default_rng(2).random((horizon, 3)).astype(np.float32)
+    goes_on[3, 0] = 0.0
+    ours = lambda_returns(*map(tf.constant, (reward, goes_on, values)), gamma, lam).numpy()
+
+    def steps(t, n):
+        """The n-step return from s_t: rewards r_{t+1} .. r_{t+n}, then the critic."""
+        total, factor = 0.0, np.ones(3)
+        for k in range(t, t + n):
+            total = total + factor * reward[k]
+            factor = factor * gamma * goes_on[k]
+        return total + factor * values[t + n - 1]
+
+    for t in range(horizon):
+        left = horizon - t
+        weights = [(1 - lam) * lam ** (n - 1) for n in range(1, left)] + [lam ** (left - 1)]
+        expected = sum(w * steps(t, n) for n, w in zip(range(1, left + 1), weights))
+        np.testing.assert_allclose(ours[t], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_chain_that_ends_is_worth_its_discounted_rewards():
+    """Reward 1 at each of k steps, then the end: whatever the critic holds of what comes after."""
+    gamma, k = 0.9, 4
+    goes_on = np.ones((8, 1), np.float32)
+    goes_on[k - 1 :] = 0.0
+    reward = np.ones((8, 1), np.float32)
+    returns = lambda_returns(tf.constant(reward), tf.constant(goes_on), tf.fill((8, 1), 1e3), gamma, 1.0)
+    assert float(returns[0, 0]) == pytest.approx(sum(gamma**i for i in range(k)), rel=1e-5)
+
+
+def test_moments_count_as_far_as_they_are_reached():
+    goes_on = tf.constant([[1.0, 0.5], [0.0, 1.0], [1.0, 1.0]])
+    weight = reach(goes_on, tf.constant([1.0, 1.0]), 0.9).numpy()
+    np.testing.assert_allclose(weight, [[1, 1], [0.9, 0.45], [0.0, 0.405]], rtol=1e-5)
+    assert (reach(goes_on, tf.constant([0.0, 1.0]), 0.9).numpy()[:, 0] == 0).all()
+
+
+def test_a_start_is_over_where_the_last_action_was_deadly_and_not_at_a_step_limit():
+    done = np.zeros((2, 6), np.float32)
+    done[0, 2] = 1  # the fourth frame is the last; a new episode begins at the fifth
+    first = np.zeros((2, 6), np.float32)
+    first[:, 0] = first[0, 4] = 1
+    latents = np.zeros((2, 6, 1), np.float16)
+    batch = as_batch(latents, latents, latents.astype(np.float32), first, done=done)
+    np.testing.assert_array_equal(ended(batch, True), [[0, 0, 0, 1, 0, 0], [0] * 6])
+    assert not ended(batch, False).numpy().any()
+    within = as_batch(latents, latents, latents.astype(np.float32), np.roll(first, -1, axis=1), done=done)
+    assert not ended(within, True).numpy().any()  # without its last frame, the next one is another episode's
+
+
+def test_percentiles_as_numpy_has_them():
+    x = random(7, 13)
+    for share in (5.0, 50.0, 95.0):
+        assert float(percentile(tf.constant(x), share)) == pytest.approx(float(np.percentile(x, share)), abs=1e-6)
+
+
+# Who acts.
+
+
+@pytest.mark.parametrize("actions", [ONE, Discrete(3)])
+def test_log_probabilities_and_entropy_are_those_of_what_is_drawn(actions):
+    keras.utils.set_random_seed(1)
+    size = actions.size
+    actor = Actor(Policy(4, size, 6), actions)
+    actor.params.assign(random(actor.policy.size))
+    features = tf.repeat(tf.constant(random(1, 4, seed=1)), 40000, axis=0)
+    y = actor.sample(features, tf.constant(random(40000, actor.noise, seed=2)))
+    assert float(tf.reduce_mean(-actor.log_prob(features, y))) == pytest.approx(float(actor.entropy(features)[0]), abs=0.02)
+    mean, deviation = (part.numpy()[0] for part in actor.distribution(features))
+    if isinstance(actions, Discrete):
+        np.testing.assert_allclose(y.numpy().mean(axis=0), np.exp(mean), atol=0.01)
+    else:
+        assert LEAST_STD < deviation < MOST_STD
+        np.testing.assert_allclose(y.numpy().mean(axis=0), mean, atol=0.02)
+        np.testing.assert_allclose(y.numpy().std(axis=0), deviation, atol=0.02)
+
+
+def test_the_actors_mean_is_the_c_that_is_kept():
+    actor = Actor(Policy(4, 1, 6), ONE)
+    actor.params.assign(random(actor.policy.size))
+    features = tf.constant(random(5, 4))
+    kept = tf.repeat(tf.convert_to_tensor(actor.params)[None], 5, axis=0)
+    np.testing.assert_allclose(actor.distribution(features)[0], actor.policy.act(kept, features), atol=1e-6)
+
+
+# Who learns from what, in a world that is known to the last bit.
+
+
+class Place(NamedTuple):
+    x: tf.Tensor
+
+
+class Line:
+    """A memory that knows its world: on a line from -2 to 2 an action moves by 0.3, and the reward is 1 less the distance to 0.5."""
+
+    z_size, initial_noise, observe_noise, imagine_noise, sample_noise, with_last = 1, 0, 0, 1, 1, True
+
+    def __init__(self, size=1):
+        self.slope = tf.Variable(1.0)  # so that there is something that must not learn
+        self.size = size
+
+    def imagine(self, state, action, temperature, noise):
+        x = tf.ensure_shape(tf.clip_by_value(state.x + 0.3 * action[:, :1] * self.slope, -2.0, 2.0), state.x.shape)
+        return Imagined(Place(x), 1.0 - tf.abs(x[:, 0] - 0.5), tf.ones_like(x[:, 0]))
+
+    def features(self, state, names):
+        return state.x
+
+    def feature_size(self, names):
+        return 1
+
+
+def line_batch():
+    latents = np.zeros((8, 8, 1), np.float32)
+    return as_batch(latents, latents, latents)
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+def test_actor_and_critic_learn_and_m_does_not(gradient):
+    keras.utils.set_random_seed(1)
+    memory = Line()
+    learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, gradient=gradient), "z", 1.0)
+    learner.actor.params.assign(random(learner.actor.policy.size))
+    learner.critic.last.kernel.assign(random(*learner.critic.last.kernel.shape))
+    start, noise = Place(tf.constant(random(64, 1))), tf.constant(random(5, 64, 2))
+    with tf.GradientTape(persistent=True) as tape:
+        terms = learner.loss_terms(memory, start, tf.ones(64), noise)
+    actor, critic, slow = learner.actor.trainable_variables, learner.critic.trainable_variables, learner.slow.variables
+    assert all(g is not None for g in tape.gradient(terms["actor"], actor))
+    assert all(g is not None for g in tape.gradient(terms["critic"], critic))
+    assert all(g is None for g in tape.gradient(terms["critic"], [*actor, memory.slope, *slow]))
+    assert all(g is None or not np.abs(g).max() for g in tape.gradient(terms["actor"], slow))
+    if gradient == "reinforce":
+        assert all(g is None for g in tape.gradient(terms["actor"], [memory.slope, *critic]))
+
+
+def test_the_gradient_through_m_is_that_of_finite_differences():
+    keras.utils.set_random_seed(1)
+    learner = ActorCritic(Policy(1, 1, 0), ONE, dataclasses.replace(SMALL, gradient="dynamics", entropy=0.0), "z", 1.0)
+    start, noise = Place(tf.constant(0.1 * random(64, 1))), tf.constant(0.3 * random(5, 64, 2))
+    learner.high.assign(0.0)
+
+    def loss(params):
+        learner.actor.params.assign(params)
+        learner.low.assign(0.0)
+        learner.high.assign(0.0)
+        with tf.GradientTape() as tape:
+            value = learner.loss_terms(Line(), start, tf.ones(64), noise)["actor"]
+        return float(value), tape.gradient(value, learner.actor.params).numpy()
+
+    at, step = np.array([0.2, -0.3], np.float32), 1e-2
+    exact = loss(at)[1]
+    for i in range(2):
+        shift = step * np.eye(2, dtype=np.float32)[i]
+        assert (loss(at + shift)[0] - loss(at - shift)[0]) / (2 * step) == pytest.approx(exact[i], rel=0.03, abs=1e-3)
+
+
+def test_the_slow_critic_follows():
+    learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, slow_rate=0.5), "z", 1.0)
+    before = [np.asarray(v) for v in learner.slow.variables]
+    learner.learn(Line(), line_batch(), Place(tf.constant(random(8, 8, 1))), tf.constant(random(5, 64, 2)))
+    for was, slow, fast in zip(before, learner.slow.variables, learner.critic.trainable_variables):
+        np.testing.assert_allclose(slow, 0.5 * was + 0.5 * np.asarray(fast), atol=1e-6)
+    assert float(learner.high) != 0
+
+
+def mean_reward(learner, steps=20):
+    """Of the actor without its noise, on the line from nine starts."""
+    state, total = Place(tf.constant(np.linspace(-1.5, 1.5, 9, dtype=np.float32)[:, None])), 0.0
+    for _ in range(steps):
+        y = learner.actor.distribution(state.x)[0]
+        answer = Line().imagine(state, learner.actor.action(y), 1.0, None)
+        state, total = answer.state, total + float(tf.reduce_mean(answer.reward)) / steps
+    return total
+
+
+def best_mean_reward(steps=20):
+    x, total = np.linspace(-1.5, 1.5, 9), 0.0
+    for _ in range(steps):
+        x = x + np.clip(0.5 - x, -0.3, 0.3)
+        total += np.mean(1 - np.abs(x - 0.5)) / steps
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+def test_control_is_learned_in_a_dream(gradient):
+    keras.utils.set_random_seed(2)
+    learner = ActorCritic(Policy(1, 1, 16), ONE, dataclasses.replace(SMALL, gradient=gradient, horizon=10, gamma=0.95), "z", 1.0)
+    memory, rng = Line(), np.random.default_rng(0)
+    step = tf.function(learner.learn, jit_compile=True)
+    assert mean_reward(learner) < 0.5 * best_mean_reward()
+    for _ in range(500):
+        start = Place(tf.constant(rng.uniform(-2, 2, (8, 8, 1)).astype(np.float32)))
+        step(memory, line_batch(), start, tf.constant(rng.standard_normal((10, 64, 2), np.float32)))
+    assert mean_reward(learner) > 0.95 * best_mean_reward()
+
+
+@pytest.mark.parametrize("gradient", ["reinforce"])
+def test_a_bandit_finds_the_arm_that_pays(gradient):
+    class Bandit(Line):
+        def imagine(self, state, action, temperature, noise):
+            return Imagined(state, action[:, 2], tf.zeros_like(action[:, 0]))
+
+    keras.utils.set_random_seed(2)
+    learner = ActorCritic(Policy(1, 3, 8), Discrete(3), dataclasses.replace(SMALL, actor_rate=1e-2, horizon=2), "z", 1.0)
+    memory, rng = Bandit(), np.random.default_rng(0)
+    step = tf.function(learner.learn)
+    for _ in range(150):
+        step(memory, line_batch(), Place(tf.constant(random(8, 8, 1))), tf.constant(rng.standard_normal((2, 64, 4), np.float32)))
+    assert np.exp(learner.actor.distribution(tf.constant(random(1, 1)))[0])[0, 2] > 0.9
+
+
+# All of it: a world that is only seen, an RSSM that learns it, and an actor that learns in the RSSM's dreams.
+
+
+class Chase:
+    """x and a goal are seen, both in -1..1; an action moves x by 0.3 at most; the reward is 1 less their distance. 20 steps."""
+
+    def __init__(self, rng, count):
+        self.x, self.goal = (rng.uniform(-1, 1, count) for _ in range(2))
+
+    def seen(self):
+        return np.stack([self.x, self.goal], axis=1)
+
+    def step(self, action):
+        self.x = np.clip(self.x + 0.3 * np.clip(action, -1, 1), -1.5, 1.5)
+        return 1 - np.abs(self.x - self.goal)
+
+
+def chase(rng, act, count=64, steps=20):
+    """`count` games side by side -> episodes as on disk, and the mean reward."""
+    world, seen, actions, rewards = Chase(rng, count), [], [], []
+    for t in range(steps):
+        seen.append(world.seen())
+        actions.append(act(seen, actions, t))
+        rewards.append(world.step(actions[-1]))
+    seen.append(world.seen())
+    mu, action, reward = (np.stack(part, axis=1) for part in (seen, actions, rewards))
+    episodes = [
+        {
+            "mu": mu[i].astype(np.float16),
+            "logvar": np.full(mu[i].shape, -6, np.float16),
+            "action": action[i, :, None].astype(np.float32),
+            "reward": reward[i].astype(np.float32),
+            "done": np.zeros(steps, bool),
+        }
+        for i in range(count)
+    ]
+    return episodes, float(reward.mean())
+
+
+@pytest.mark.slow
+def test_a_world_of_control_is_solved_in_dreams_of_it():
+    """Seen from random play only: the actor, in the real world, earns 95% of what can be earned."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    memory = RSSM(2, 1, Rssm(units=48, hidden=48, groups=4, classes=8, free_nats=0.1, bins=41))
+    options = dataclasses.replace(SMALL, batch=16, window=12, starts=6, horizon=10, gamma=0.9, actor_rate=1e-3, critic_rate=1e-3)
+    learner = ActorCritic(Policy(memory.feature_size("zh"), 1, 32), ONE, options, "zh", 1.0)
+    replay = Replay(100_000, 2, 1, True)
+    held = np.zeros(256)
+
+    def wander(seen, actions, t):
+        held[:] = np.where(rng.random(256) < 0.3, rng.uniform(-1, 1, 256), held)
+        return held.copy()
+
+    episodes, aimless = chase(rng, wander, 256)
+    for episode in episodes:
+        replay.add(episode)
+    optimizer = keras.optimizers.Adam(2e-3)
+    optimizer.build(memory.trainable_variables)
+
+    @tf.function(jit_compile=True)
+    def step(noise, dreaming, *parts):
+        batch = type(one)(*parts)
+        with tf.GradientTape() as tape:
+            terms, _ = memory.loss_terms(batch, noise)
+        optimizer.apply_gradients(zip(tape.gradient(terms["loss"], memory.trainable_variables), memory.trainable_variables))
+        return learner.learn(memory, batch, memory.follow(batch, noise), dreaming)
+
+    for _ in range(1500):
+        one = replay.sample(rng, options.batch, options.window)
+        noise = rng.standard_normal((options.batch, options.window, memory.sample_noise), np.float32)
+        dreaming = rng.standard_normal((10, options.batch * 6, memory.imagine_noise + 1), np.float32)
+        step(tf.constant(noise), tf.constant(dreaming), *map(tf.constant, one))
+    state = None
+    shape = (64, memory.observe_noise)
+
+    def act(seen, actions, t):
+        nonlocal state
+        x, noise = tf.constant(seen[-1].astype(np.float32)), tf.constant(rng.standard_normal(shape, np.float32))
+        state = memory.observe(state, tf.constant(actions[-1][:, None].astype(np.float32)), x, noise) if t else memory.initial(x, noise)
+        return learner.actor.distribution(memory.features(state, "zh"))[0].numpy()[:, 0]
+
+    earned = chase(np.random.default_rng(5), act)[1]
+    best = chase(np.random.default_rng(5), lambda seen, actions, t: np.clip((seen[-1][:, 1] - seen[-1][:, 0]) / 0.3, -1, 1))[1]
+    assert aimless < 0.6 * best
+    assert earned > 0.95 * best
