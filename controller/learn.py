@@ -214,6 +214,7 @@ class Learning:
         row: dict[str, float] = {}
         count = OFFLINE_ROUND
         if self.play:
+            self.replay.all_seen()  # of the last round: what a resumed run cannot know
             scores, steps = self.play.round(self.rounds)
             for number in range(self.rounds * options.round_episodes, (self.rounds + 1) * options.round_episodes):
                 self.replay.add(read_episode(self.play.path(number), LATENTS))

@@ -4,9 +4,14 @@
     python rnn/evaluate.py doom --recordings runs/skilled
     python rnn/evaluate.py doom --run runs/doom --recordings runs/skilled --json foreseen.json
 
-Recordings are any run's; V and M are those of --run, or those that come with the project. M is told all that happened so far, and
-asked for the next step alone. A death counts as foreseen where M holds it for likelier than not, as in a dream, in one of the last
-LATE steps before it.
+Recordings are any run's; V and M are those of --run, or those that come with the project; any memory. M is told all that happened so
+far, and asked for the next step alone. A death counts as foreseen where M holds it for likelier than not, as in a dream, in one of the
+last LATE steps before it.
+
+Open loop: from every EVERY-th moment on, M is told the actions alone. The mean of DREAMS such dreams, at temperature 1, is compared with
+what V says of the real frames 1, 5, 15 and 50 steps later: the squared error in each dimension of z as a share of its variance over all
+recordings, averaged over the dimensions that V uses, those with a variance above USED. A forecast that knows nothing has 1. "still" is
+the error of the last real z.
 """
 
 from __future__ import annotations
@@ -41,6 +46,9 @@ if TYPE_CHECKING:
     from rnn.memory import Memory
 
 LATE = 3  # steps
+AHEAD = (1, 5, 15, 50)  # steps of open loop
+EVERY, DREAMS, USED = 50, 16, 0.1
+ROWS_AT_ONCE = 512  # dreams of one call
 ROWS, WINDOW = 10, 100  # of the batches by which the likelihood is taken
 
 
@@ -111,14 +119,15 @@ def follow(memory: Memory, episodes: list[Episode], seed: int = 0) -> Iterator[t
     z = mu + np.exp(logvar / 2) * np.random.default_rng(seed).standard_normal(mu.shape).astype(np.float32)
 
     @tf.function
-    def step(state: Any, action: tf.Tensor, x: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        blank = tf.zeros((lanes, max(memory.observe_noise, memory.imagine_noise)))
-        goes_on = memory.imagine(state, action, 1.0, blank[:, : memory.imagine_noise]).goes_on
-        return memory.observe(state, action, x, blank[:, : memory.observe_noise]), 1.0 - goes_on
+    def step(state: Any, action: tf.Tensor, x: tf.Tensor, noise: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        goes_on = memory.imagine(state, action, 1.0, noise[:, : memory.imagine_noise]).goes_on
+        return memory.observe(state, action, x, noise[:, : memory.observe_noise]), 1.0 - goes_on
 
-    state = memory.initial(tf.constant(z[0]), tf.zeros((lanes, memory.initial_noise)))
+    rng, widest = np.random.default_rng((seed, 1)), max(memory.initial_noise, memory.observe_noise, memory.imagine_noise)
+    state = memory.initial(tf.constant(z[0]), tf.constant(rng.standard_normal((lanes, memory.initial_noise), np.float32)))
     for t in progress(range(longest), desc="M", unit="step"):
-        after, chance = step(state, tf.constant(actions[t]), tf.constant(z[t + 1]))
+        noise = tf.constant(rng.standard_normal((lanes, widest), np.float32))
+        after, chance = step(state, tf.constant(actions[t]), tf.constant(z[t + 1]), noise)
         yield state, chance.numpy()
         state = after
 
@@ -127,6 +136,50 @@ def death_chances(memory: Memory, episodes: list[Episode], seed: int = 0) -> lis
     """For each step of each episode M's probability, before it comes, that the agent dies at it: float32 [T] each."""
     chances = np.stack([chance for _, chance in follow(memory, episodes, seed)])
     return [chances[: len(episode["done"]), lane] for lane, episode in enumerate(episodes)]
+
+
+def open_loop(memory: Memory, episodes: list[Episode], seed: int = 0) -> dict[str, float]:
+    """The error of M's forecasts, see above: "open_1" and so on, "still_1" and so on, and "moments", how many there were.
+
+    Raises:
+        UserError: no episode is long enough.
+    """
+    import tensorflow as tf
+
+    farthest, lengths = AHEAD[-1], [len(episode["done"]) for episode in episodes]
+    found: list[tuple[Any, int, int]] = []  # M's state, and the moment's episode and step
+    for t, (state, _) in enumerate(follow(memory, episodes, seed)):
+        lanes = [lane for lane, steps in enumerate(lengths) if t and t % EVERY == 0 and t + farthest <= steps]
+        found += [(tf.nest.map_structure(lambda part: part[lane], state), lane, t) for lane in lanes]
+    if not found:
+        raise UserError(f"no recorded episode has {EVERY + farthest} steps: none is long enough for a forecast")
+
+    @tf.function(reduce_retracing=True)
+    def ahead(state: Any, action: tf.Tensor, noise: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        state = memory.imagine(state, action, tf.constant(1.0), noise).state
+        return state, memory.latent(state)
+
+    rng, forecasts = np.random.default_rng(seed), []
+    for start in range(0, len(found), ROWS_AT_ONCE // DREAMS):
+        group = found[start : start + ROWS_AT_ONCE // DREAMS]
+        state = tf.nest.map_structure(lambda *parts: tf.repeat(tf.stack(parts), DREAMS, axis=0), *(state for state, _, _ in group))
+        means = []
+        for step in range(farthest):
+            action = np.stack([episodes[lane]["action"][t + step] for _, lane, t in group]).repeat(DREAMS, axis=0)
+            noise = rng.standard_normal((len(action), memory.imagine_noise), np.float32)
+            state, z = ahead(state, tf.constant(action), tf.constant(noise))
+            means.append(z.numpy().reshape(len(group), DREAMS, -1).mean(axis=1))
+        forecasts.append(np.stack(means, axis=1))
+    forecast = np.concatenate(forecasts)  # [moments, farthest, z_size]
+    seen = np.stack([episodes[lane]["mu"][t : t + farthest + 1].astype(np.float32) for _, lane, t in found])
+    variance = np.concatenate([episode["mu"] for episode in episodes]).astype(np.float32).var(axis=0)
+    used = variance > USED
+
+    def error(guess: np.ndarray, ahead_of: int) -> float:
+        return float((np.square(guess - seen[:, ahead_of]).mean(axis=0) / variance)[used].mean())
+
+    figures = {f"open_{k}": error(forecast[:, k - 1], k) for k in AHEAD} | {f"still_{k}": error(seen[:, 0], k) for k in AHEAD}
+    return figures | {"moments": len(found), "used_dimensions": int(used.sum())}
 
 
 def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, float]:
@@ -173,10 +226,12 @@ def score_memory(task: Task, run: Path | None, recordings: Path) -> dict[str, An
     memory = load_memory(paths.rnn, task, settings_of(task, run))
     with tempfile.TemporaryDirectory() as folder:
         latents = encode_recordings(task, run, recordings, Path(folder))
-        figures: dict[str, Any] = {"task": task.name, "fingerprints": fingerprints(paths), "episodes": len(latents)}
+        figures: dict[str, Any] = {"task": task.name, "memory": settings_of(task, run).memory, "fingerprints": fingerprints(paths), "episodes": len(latents)}
         figures |= {f"loss_{key}" if key != "loss" else key: value for key, value in likelihood(memory, latents).items()}
-        if settings_of(task, run).rnn.restart:
-            episodes = [read_episode(path, LATENTS) for path in latents]
+        episodes = [read_episode(path, LATENTS) for path in latents]
+        if max(len(episode["done"]) for episode in episodes) >= EVERY + AHEAD[-1]:
+            figures |= open_loop(memory, episodes)
+        if memory.foresees_end:
             figures |= foreseen(death_chances(memory, episodes), [episode["done"] for episode in episodes])
     return figures
 

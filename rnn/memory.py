@@ -69,6 +69,7 @@ class Memory(Protocol):
         z_size: size of z.
         initial_noise, observe_noise, imagine_noise: standard normal numbers that these take for each episode.
         sample_noise: those that `loss_terms` and `follow` take for each frame.
+        foresees_end: whether it knows that episodes end.
         with_last: whether M learns from each episode's last frame, too: the one that its last action led to.
         trainable_variables, weights: Keras'.
     """
@@ -78,6 +79,7 @@ class Memory(Protocol):
     observe_noise: int
     imagine_noise: int
     sample_noise: int
+    foresees_end: bool
     with_last: bool
     trainable_variables: list[Any]
     weights: list[Any]

@@ -75,6 +75,7 @@ class MDNRNN(keras.Model):
 
         # It takes z as the world gives it; only what it invents is drawn.
         self.initial_noise, self.observe_noise, self.imagine_noise, self.sample_noise = 0, 0, 2 * z_size, z_size
+        self.foresees_end = restart
         self.with_last = False  # the authors' recordings lack it
 
     def _input(self, z: tf.Tensor, action: tf.Tensor, restart: tf.Tensor) -> tf.Tensor:

@@ -143,7 +143,7 @@ class RSSM(keras.Model):
 
         self.initial_noise = self.observe_noise = self.imagine_noise = self.groups
         self.sample_noise = z_size + self.groups
-        self.with_last = True
+        self.foresees_end = self.with_last = True
 
     # One step.
 

@@ -128,6 +128,12 @@ def test_the_agent_samples_z(task, settings, models, candidates):
         np.testing.assert_allclose(agent.latents[slot], mu + np.exp(logvar / 2) * noise, atol=1e-5)
 
 
+def test_a_step_limit_is_recorded_as_no_end(task, settings):
+    [result] = record(task, settings, RandomPolicy(task, 32), [Job(0, 0, 5)])
+    assert result.length == settings.world.max_steps
+    assert not result.episode["done"].any()
+
+
 def test_recorded_episodes_pair_a_frame_with_the_action_taken_on_it(task, settings):
     [result] = record(task, settings, RandomPolicy(task, 32), [Job(0, 0, 5)])
     episode, world = result.episode, make_world(task, settings.world)

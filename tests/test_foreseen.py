@@ -11,7 +11,8 @@ from conftest import run_python
 from controller.tools.handover import NEVER, dreamt_deaths, moment_states, real_deaths, shares
 from env.run.errors import UserError
 from env.run.files import save_arrays
-from rnn.evaluate import death_chances, foreseen, likelihood
+from rnn.evaluate import death_chances, foreseen, likelihood, open_loop
+from rnn.memory import Imagined
 from rnn.rnn import MDNRNN
 
 
@@ -125,3 +126,47 @@ def test_dreams_from_a_moment_end_when_m_says_so(bias):
     states = moment_states(memory, [episode(60, True)])
     ends = dreamt_deaths(memory, lambda params, features: features[:, :1], "z", np.zeros(3), states, 1.0, 1)
     assert ends.tolist() == ([1, 1] if bias > 0 else [NEVER, NEVER])
+
+
+class Walk:
+    """A memory of a world in which z moves by 0.1 times the action: it knows, but for a bias of its own."""
+
+    z_size, initial_noise, observe_noise, imagine_noise, foresees_end, with_last = 2, 0, 0, 1, False, False
+
+    def __init__(self, bias):
+        self.bias = bias
+
+    def initial(self, x, noise):
+        return (x,)
+
+    def observe(self, state, action, x, noise):
+        return (x,)
+
+    def imagine(self, state, action, temperature, noise):
+        import tensorflow as tf
+
+        x = state[0] + 0.1 * action + self.bias
+        return Imagined((x,), x[:, 0], tf.ones_like(x[:, 0]))
+
+    def latent(self, state):
+        return state[0]
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.02])
+def test_forecasts_are_told_the_actions_and_nothing_else(bias):
+    rng, episodes = np.random.default_rng(0), []
+    for _ in range(3):
+        action = rng.choice([-1.0, 1.0], (160, 1)).astype(np.float32)
+        mu = 0.1 * np.concatenate([np.zeros((1, 1)), action]).cumsum(axis=0).repeat(2, axis=1)
+        # The second dimension says hardly anything: V does not use it.
+        arrays = {"mu": mu * [1, 0.01], "logvar": np.full((161, 2), -30.0)}
+        episodes.append({key: value.astype(np.float16) for key, value in arrays.items()} | {"action": action, "done": np.zeros(160, bool)})
+    found = open_loop(Walk(bias), episodes)
+    variance = np.concatenate([e["mu"][:, 0] for e in episodes]).astype(np.float32).var()
+    assert (found["moments"], found["used_dimensions"]) == (6, 1)  # at steps 50 and 100 of each
+    for k in (1, 5, 15, 50):
+        assert found[f"open_{k}"] == pytest.approx((k * bias) ** 2 / variance, abs=2e-4, rel=0.02)
+    moved = [e["mu"][t + 15, 0].astype(float) - e["mu"][t, 0] for e in episodes for t in (50, 100)]
+    assert found["still_15"] == pytest.approx(np.mean(np.square(moved)) / variance, rel=0.01)
+    with pytest.raises(UserError, match="none is long enough"):
+        open_loop(Walk(bias), [{key: part[: 90 + (key in ("mu", "logvar"))] for key, part in episodes[0].items()}])

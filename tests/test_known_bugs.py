@@ -27,10 +27,12 @@ SAMPLES = "tests/test_rnn.py::test_samples_have_the_theorys_mean_and_variance"
 SPREAD = "tf.exp(log_std) * tf.sqrt(tf.cast(temperature, tf.float32))"
 DREAMS = "tests/test_dream.py::test_one_dream_and_lanes_dream_the_same"
 
-CLIP, CLIP_NORM = "tf.clip_by_value(g, -rnn.grad_clip, rnn.grad_clip)", "tf.clip_by_norm(g, rnn.grad_clip)"
+CLIP, CLIP_NORM = "tf.clip_by_value(gradient, -limit, limit)", "tf.clip_by_norm(gradient, limit)"
 CLIPPED = "tests/test_rnn.py::test_gradients_are_clipped_element_by_element"
 BIASES = "tests/test_rnn.py::test_biases_start_glorot_uniform_as_tf1_left_them"
 SEEDS = "tests/test_train.py"
+RSSM = "tests/test_rssm.py::test_"
+ACTOR = "tests/test_actor_critic.py::test_"
 PAPER = "tests/test_settings.py::test_paper_scale_is_the_papers"
 STALE = "tests/test_shipped.py::test_shipped_scores_are_consistent"
 OFFICIAL = "tests/test_carracing.py::test_the_official_picture_is_gymnasiums_to_the_bit"
@@ -67,7 +69,7 @@ BUGS = [
     Bug(
         "M learns V's mean",
         "rnn/rnn.py",
-        "z = ConvVAE.sample(tf.cast(batch.mu, tf.float32), tf.cast(batch.logvar, tf.float32), noise)",
+        "z = _sampled(batch, noise)",
         "z = tf.cast(batch.mu, tf.float32)",
         "tests/test_rnn.py::test_the_loss_samples_z_with_the_posteriors_deviation",
     ),
@@ -150,7 +152,7 @@ BUGS = [
     Bug(
         "M carries its state into the next epoch",
         "rnn/train.py",
-        "kept = 1.0 - tf.cast(fresh, tf.float32)",
+        "kept = 1.0 - tf.cast(batch.fresh, tf.float32)",
         "kept = 1.0",
         "tests/test_rnn.py::test_state_is_carried_from_window_to_window_and_not_into_an_epoch",
     ),
@@ -172,8 +174,8 @@ BUGS = [
     # What a review found that tests let pass.
     Bug("large weights are rewarded", "controller/es.py", "fitness - self.l2", "fitness + self.l2", "tests/test_es.py"),
     Bug("Adam's epsilon is Keras'", "env/run/training.py", "epsilon=1e-8", "epsilon=1e-7", "tests/test_training.py"),
-    Bug("gradients are clipped by norm", "rnn/train.py", f"[{CLIP} for g", f"[{CLIP_NORM} for g", CLIPPED),
-    Bug("gradients are not clipped", "rnn/train.py", f"[{CLIP} for g", "[g for g", CLIPPED),
+    Bug("gradients are clipped by norm", "rnn/train.py", CLIP, CLIP_NORM, CLIPPED),
+    Bug("gradients are not clipped", "rnn/train.py", CLIP, "gradient", CLIPPED),
     Bug(
         "z is sampled once and for all",
         "env/run/training.py",
@@ -184,7 +186,7 @@ BUGS = [
     Bug("all generations play the same episodes", "controller/train.py", "Purpose.TRAINING, generation,", "Purpose.TRAINING, 0,", SEEDS),
     Bug("scoring plays what was played for pictures", "env/rollout.py", "PICTURES = 4", "PICTURES = 2", SEEDS),
     Bug("each scoring has other episodes", "controller/train.py", "Purpose.SCORING, e)", "Purpose.SCORING, time.time_ns() % 1000)", SEEDS),
-    Bug("the paper's weight decay is another", "env/run/settings.py", "setting(0.01, ", "setting(0.1, ", PAPER),
+    Bug("the paper's weight decay is another", "env/run/settings.py", 'setting(0.01, "weight decay', 'setting(0.1, "weight decay', PAPER),
     Bug("the paper's scorings are rarer", "env/run/settings.py", 'setting(25, "generations', 'setting(50, "generations', PAPER),
     Bug("Doom's learning rate falls faster", "env/tasks.py", "decay=0.99999", "decay=0.9999", PAPER),
     Bug(
@@ -233,6 +235,105 @@ BUGS = [
     ),
     Bug("a resumed evolution forgets what was not saved", "controller/train.py", "self._replay(self.folder", "(self.folder", SEEDS),
     Bug("a discrete action is the smallest output", "env/actions.py", "y.argmax(axis=-1)", "y.argmin(axis=-1)", "tests/test_own_game.py"),
+    # What others who built an RSSM and an actor-critic have got wrong.
+    Bug(
+        "M is told the action after its frame",
+        "rnn/rssm.py",
+        "tf.concat([start.action[:, None], tf.cast(batch.action, tf.float32)[:, :-1]], axis=1) * keep",
+        "tf.cast(batch.action, tf.float32) * keep",
+        f"{RSSM}a_state_knows_the_action_that_led_to_it_and_no_later_one",
+    ),
+    Bug(
+        "an episode knows the state of the one before",
+        "rnn/rssm.py",
+        "State(h * keep, s * keep)",
+        "State(h, s)",
+        f"{RSSM}nothing_from_before_an_episodes_first_frame_is_known_after_it",
+    ),
+    Bug(
+        "an episode knows the last action of the one before",
+        "rnn/rssm.py",
+        "[:, :-1]], axis=1) * keep[..., None]",
+        "[:, :-1]], axis=1)",
+        f"{RSSM}nothing_from_before_an_episodes_first_frame_is_known_after_it",
+    ),
+    Bug(
+        "a reward is learned a frame too early",
+        "rnn/rssm.py",
+        "tf.concat([first[:, None], tf.cast(after, tf.float32)[:, :-1]], axis=1)",
+        "tf.cast(after, tf.float32)",
+        f"{RSSM}reward_and_end_belong_to_the_state_that_they_led_to",
+    ),
+    Bug(
+        "the parts of KL are swapped",
+        "rnn/rssm.py",
+        "balance * for_prior + (1.0 - balance) * for_posterior",
+        "balance * for_posterior + (1.0 - balance) * for_prior",
+        f"{RSSM}each_part_of_kl_teaches_its_own_side",
+    ),
+    Bug(
+        "KL has no floor",
+        "rnn/rssm.py",
+        "tf.maximum(posterior.kl(prior.stopped()), free)",
+        "posterior.kl(prior.stopped())",
+        f"{RSSM}under_the_free_nats_kl_teaches_nobody",
+    ),
+    Bug(
+        "no gradient goes through a sample",
+        "rnn/heads.py",
+        "tf.stop_gradient(picked - self.probs) + self.probs",
+        "tf.stop_gradient(picked) + 0.0 * self.probs",
+        "tests/test_heads.py::test_the_gradient_goes_straight_through_a_sample",
+    ),
+    Bug(
+        "a step limit counts as a death",
+        "env/rollout.py",
+        "(self.frame, action.copy(), reward, terminated)",
+        "(self.frame, action.copy(), reward, terminated or truncated)",
+        "tests/test_agent.py::test_a_step_limit_is_recorded_as_no_end",
+    ),
+    Bug(
+        "a death is cut off from what is learned from",
+        "rnn/replay.py",
+        "frames = steps + self._with_last",
+        "frames = steps",
+        "tests/test_replay.py::test_a_sequence_holds_what_came_after_each_frame",
+    ),
+    Bug(
+        "returns trust the state before the step",
+        "controller/actor_critic.py",
+        "values[1:], options.gamma",
+        "values[:-1], options.gamma",
+        f"{ACTOR}a_return_trusts_the_critic_where_the_dream_ends",
+    ),
+    Bug(
+        "returns go on after an end",
+        "controller/actor_critic.py",
+        "reward[t] + gamma * goes_on[t] * (",
+        "reward[t] + gamma * (",
+        f"{ACTOR}a_chain_that_ends_is_worth_its_discounted_rewards",
+    ),
+    Bug(
+        "moments count as far as the one after them is reached",
+        "controller/actor_critic.py",
+        "tf.concat([alive[None], gamma * goes_on[:-1]], axis=0)",
+        "gamma * goes_on",
+        f"{ACTOR}moments_count_as_far_as_they_are_reached",
+    ),
+    Bug(
+        "the actor does the opposite",
+        "controller/actor_critic.py",
+        "gain = advantage * self",
+        "gain = -advantage * self",
+        f"{ACTOR}a_bandit_finds_the_arm_that_pays",
+    ),
+    Bug(
+        "the slow critic stands still",
+        "controller/actor_critic.py",
+        "slow.assign_add(self.options.slow_rate",
+        "slow.assign_add(0.0 * self.options.slow_rate",
+        f"{ACTOR}the_slow_critic_follows",
+    ),
 ]
 
 

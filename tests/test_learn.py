@@ -1,0 +1,122 @@
+"""The second system's stages on real worlds, at a size of seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_python, without_times
+
+from env.episodes import LATENTS, episode_path, read_episode
+from env.run.files import load_arrays, read_jsonl
+from env.run.weights import fingerprint
+
+TINY = ("--scale", "smoke", "--max-steps", "40", "--extract-episodes", "4", "--rssm-steps", "6", "--evaluate-episodes", "2", "--no-estimate")
+ACTOR = ("--actor-critic-updates", "9", "--actor-critic-eval-every", "3", "--controller-eval-episodes", "2", "--actor-critic-train-ratio", "3")
+
+
+def ok(result):
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory):
+    """CarRacing, RSSM and actor-critic, from the first stage to the report."""
+    path = tmp_path_factory.mktemp("runs") / "online"
+    words = ("--memory", "rssm", "--trainer", "actor_critic", "--run", path, *TINY, *ACTOR, "--vae-source", "shipped")
+    ok(run_python("controller/pipeline.py", "carracing", *words))
+    return path
+
+
+@pytest.mark.slow
+def test_world_and_imagination_take_turns(online):
+    rows = read_jsonl(online / "controller" / "log.jsonl")
+    assert [row["update"] for row in rows] == [3, 6, 9]  # 3 frames learned for each of 80 played, 80 in a batch
+    assert [row["steps"] for row in rows] == [80, 160, 240]
+    assert all({"eval", "played", "loss", "recon", "reward", "cont", "kl", "actor", "critic", "entropy"} <= set(row) for row in rows)
+    for number in range(6):
+        assert len(read_episode(episode_path(online / "controller" / "played", number), LATENTS)["reward"]) == 40
+    best = max(rows, key=lambda row: row["eval"])
+    assert load_arrays(online / "controller" / "best.npz")[1]["score"] == best["eval"] == rows[-1]["eval_best"]
+
+
+@pytest.mark.slow
+def test_c_is_scored_with_the_m_that_it_learned_with(online):
+    scores = json.loads((online / "evaluate" / "scores.json").read_text())
+    assert scores["fingerprints"]["rnn"] == fingerprint(online / "controller" / "memory.npz")
+    assert scores["fingerprints"]["rnn"] != fingerprint(online / "rnn" / "weights.npz")
+    assert (scores["memory"], scores["trainer"], scores["paper"]) == ("rssm", "actor_critic", None)
+    for name in ("report.md", "controller.png", "agent.gif", "dream.gif", "openloop.gif"):
+        assert (online / "report" / name).stat().st_size > 500
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_end(online, tmp_path):
+    """Killed after the first scoring, whose checkpoint it goes on from."""
+    again = tmp_path / "again"
+    shutil.copytree(online, again)
+    shutil.rmtree(again / "controller")
+    words = [sys.executable, str(ROOT / "controller" / "learn.py"), "carracing", "--run", str(again)]
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (again / "controller" / "checkpoint.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    assert len(read_jsonl(again / "controller" / "log.jsonl")) < 3
+    ok(run_python("controller/learn.py", "carracing", "--run", again))
+    rows, expected = ([without_times(row) for row in read_jsonl(path / "controller" / "log.jsonl")] for path in (again, online))
+    assert rows == expected
+    ours, theirs = (load_arrays(path / "controller" / "mean.npz")[0]["params"] for path in (again, online))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_c_is_evolved_in_an_rssms_dreams_of_the_track(online, tmp_path):
+    """On the M of another run: CarRacing's dream has a reward of its own."""
+    run = tmp_path / "dreamt"
+    run.mkdir()
+    for stage in ("extract", "vae", "encode", "rnn"):
+        shutil.copytree(online / stage, run / stage)
+    words = ("--memory", "rssm", "--run", run, *TINY, "--vae-source", "shipped", "--controller-world", "dream", "--evaluate-dream-episodes", "2")
+    result = ok(run_python("controller/pipeline.py", "carracing", *words, "--ranks", "2"))
+    assert "in M's dream at temperature 1" in result.stdout
+    rows = read_jsonl(run / "controller" / "log.jsonl")
+    assert [row["generation"] for row in rows] == [1, 2]
+
+
+@pytest.mark.slow
+def test_an_actor_learns_in_the_papers_dream(tmp_path):
+    """Doom's MDN-RNN, whose dream has a reward of 1 a step and an end: offline, scored in dreams."""
+    run = tmp_path / "doom"
+    flags = ("--trainer", "actor_critic", "--run", run, "--scale", "smoke", "--max-steps", "120", "--extract-episodes", "5", "--no-estimate")
+    flags += ("--vae-source", "shipped", "--rnn-window", "20", "--rnn-steps", "6", "--evaluate-episodes", "2", "--evaluate-dream-episodes", "2")
+    ok(run_python("controller/pipeline.py", "doom", *flags, "--controller-dream-steps", "60", *ACTOR))
+    rows = read_jsonl(run / "controller" / "log.jsonl")
+    assert rows[-1]["update"] == 9
+    assert rows[-1]["eval"] > 0 and "played" not in rows[-1]
+    assert not (run / "controller" / "memory.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("controller/learn.py", "carracing", "--trainer", "actor_critic"), "this M dreams of no reward or no end: take --memory rssm"),
+        (("controller/pipeline.py", "carracing", "--memory", "rssm", "--extract-past-done", "yes"), "take --extract-past-done no"),
+        (("controller/pipeline.py", "carracing", "--memory", "rssm", "--controller-features", "zch"), "an RSSM has no c"),
+        (("controller/train.py", "doom", "--trainer", "actor_critic"), "use controller/learn.py"),
+        (("controller/learn.py", "doom", "--memory", "rssm"), "evolve C with controller/train.py"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(words, message, tmp_path):
+    (tmp_path / "run").mkdir()
+    result = run_python(*words, "--run", tmp_path / "run")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
