@@ -217,9 +217,8 @@ class ActorCritic(keras.Model):
         if not through_m:
             dreamt = Dreamt(*map(tf.stop_gradient, dreamt))
         features = tf.stop_gradient(dreamt.features)
-        outputs = self.critic(features[:-1])
-        # The values of the returns are the critic's as they are: they teach nobody through themselves (but the actor through M).
-        values = self.worth.pred(self.critic(dreamt.features))
+        outputs = self.critic(dreamt.features)
+        values = self.worth.pred(outputs)
         returns = lambda_returns(dreamt.reward, dreamt.goes_on, values[1:], options.gamma, options.lam)
         weight = reach(dreamt.goes_on, alive, options.gamma)
         low, high = (percentile(tf.stop_gradient(returns), share) for share in (SCALE_LOW, SCALE_HIGH))
@@ -234,7 +233,7 @@ class ActorCritic(keras.Model):
             gain = advantage * self.actor.log_prob(features[:-1], dreamt.y)
         actor = -tf.reduce_mean(weight * (gain + options.entropy * entropy))
         target, slow = tf.stop_gradient(returns), tf.stop_gradient(self.worth.pred(self.slow(features[:-1])))
-        critic = self.worth.loss(outputs, target) + options.slow_weight * self.worth.loss(outputs, slow)
+        critic = self.worth.loss(outputs[:-1], target) + options.slow_weight * self.worth.loss(outputs[:-1], slow)
         return {
             "actor": actor,
             "critic": tf.reduce_mean(weight * critic),

@@ -69,13 +69,15 @@ def make_step(memory: Memory, optimizer: keras.Optimizer | None, learner: ActorC
         seeds = tf.random.split(seed, 2)
         noise = tf.random.stateless_normal((options.batch, options.window, memory.sample_noise), seeds[0])
         terms: dict[str, tf.Tensor] = {}
-        if optimizer is not None:
+        if optimizer is None:
+            states = memory.follow(batch, noise)
+        else:
             with tf.GradientTape() as tape:
-                terms, _ = memory.loss_terms(batch, noise)
+                terms, states = memory.loss_and_states(batch, noise)
             variables = memory.trainable_variables
             optimizer.apply_gradients(zip(clipped(tape.gradient(terms["loss"], variables), kind.clip, own.grad_clip), variables))
         dreaming = tf.random.stateless_normal((options.horizon, dreams, memory.imagine_noise + learner.actor.noise), seeds[1])
-        return terms | learner.learn(memory, batch, memory.follow(batch, noise), dreaming)
+        return terms | learner.learn(memory, batch, states, dreaming)
 
     return step
 

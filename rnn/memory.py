@@ -116,7 +116,10 @@ class Memory(Protocol):
 
     def follow(self, batch: Batch, noise: tf.Tensor) -> State:
         """M's states as it is shown the batch's frames, from none before the first: a nest of tensors [B, T, ...], without gradient.
-        Dreams of these moments start from them; `loss_terms` with the same noise learns from the same ones."""
+        Dreams of these moments start from them."""
+
+    def loss_and_states(self, batch: Batch, noise: tf.Tensor) -> tuple[dict[str, tf.Tensor], State]:
+        """The terms of `loss_terms` with nothing carried, and the states of `follow`: M computes them once, if it can."""
 
 
 def _make_mdnrnn(task: Task, settings: Settings, dtype: str) -> Memory:

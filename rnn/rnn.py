@@ -184,6 +184,10 @@ class MDNRNN(keras.Model):
         _, _, *arrays = tf.while_loop(lambda t, *_: t < count, step, (tf.constant(0), blank, *arrays), maximum_iterations=count)
         return State(*(tf.stop_gradient(tf.transpose(array.stack(), (1, 0, 2))) for array in arrays))
 
+    def loss_and_states(self, batch: Batch, noise: tf.Tensor) -> tuple[dict[str, tf.Tensor], State]:
+        """See Memory.loss_and_states."""
+        return self.loss_terms(batch, noise)[0], self.follow(batch, noise)
+
 
 def _sampled(batch: Batch, noise: tf.Tensor) -> tf.Tensor:
     """z of each frame, a sample of V's posterior: float32 [B, T, z_size]."""

@@ -249,6 +249,16 @@ class RSSM(keras.Model):
             floor of free nats); "prior_entropy" and "posterior_entropy" in nats; "z": for each dimension of x minus a bound of its log
             likelihood given all before it, to compare with the MDN-RNN's. And what to carry to the next batch.
         """
+        means, states = self._terms(batch, noise, carried)
+        after = (tf.cast(part, tf.float32)[:, -1] for part in (batch.action, batch.reward, batch.done))
+        return means, Carried(tf.nest.map_structure(lambda part: part[:, -1], states), *after)
+
+    def loss_and_states(self, batch: Batch, noise: tf.Tensor) -> tuple[dict[str, tf.Tensor], State]:
+        """See Memory.loss_and_states."""
+        return self._terms(batch, noise, None)
+
+    def _terms(self, batch: Batch, noise: tf.Tensor, carried: Carried | None) -> tuple[dict[str, tf.Tensor], State]:
+        """The terms of `loss_terms`, and the states of `follow`."""
         settings = self.settings
         steps, x, known = self._unroll(batch, noise, carried)
         state = State(steps.h, steps.s)
@@ -274,8 +284,7 @@ class RSSM(keras.Model):
         for name, term in terms.items():
             assert len(term.shape) == 2, f"{name} is {term.shape}, not [B, T]"
         means = {name: tf.reduce_mean(term) for name, term in {"loss": weighted, **terms}.items()}
-        last = Carried(State(steps.h[:, -1], steps.s[:, -1]), *(tf.cast(part, tf.float32)[:, -1] for part in (batch.action, batch.reward, batch.done)))
-        return means, tf.nest.map_structure(tf.stop_gradient, last)
+        return means, State(*map(tf.stop_gradient, state))
 
     def recon_loss(self, decoded: tf.Tensor, batch: Batch) -> tf.Tensor:
         """Minus the log likelihood of what V says of the frames, [B, T]: the mean over all x that V's posterior may give. So the

@@ -164,10 +164,15 @@ def test_actor_and_critic_learn_and_m_does_not(gradient):
     actor, critic, slow = learner.actor.trainable_variables, learner.critic.trainable_variables, learner.slow.variables
     assert all(g is not None for g in tape.gradient(terms["actor"], actor))
     assert all(g is not None for g in tape.gradient(terms["critic"], critic))
-    assert all(g is None for g in tape.gradient(terms["critic"], [*actor, memory.slope, *slow]))
+    assert all(g is None for g in tape.gradient(terms["critic"], slow))
     assert all(g is None or not np.abs(g).max() for g in tape.gradient(terms["actor"], slow))
     if gradient == "reinforce":
         assert all(g is None for g in tape.gradient(terms["actor"], [memory.slope, *critic]))
+        assert all(g is None for g in tape.gradient(terms["critic"], [memory.slope, *actor]))
+    before = [np.asarray(v) for v in critic]
+    learner.learn(memory, line_batch(), Place(tf.constant(random(8, 8, 1))), noise)
+    assert float(memory.slope) == 1.0
+    assert all(np.abs(was - np.asarray(now)).max() > 0 for was, now in zip(before, critic))
 
 
 def test_the_gradient_through_m_is_that_of_finite_differences():
@@ -198,7 +203,8 @@ def test_a_return_trusts_the_critic_where_the_dream_ends():
     learner.critic.last.kernel.assign(0.1 * random(*learner.critic.last.kernel.shape))
     start, noise = Place(tf.constant(random(64, 1))), tf.constant(random(1, 64, 2))
     terms = learner.loss_terms(Line(), start, tf.ones(64), noise)
-    arrived = Line().imagine(start, learner.actor.sample(start.x, noise[0, :, 1:]), 1.0, noise)
+    y = learner.actor.sample(start.x, noise[0, :, 1:])
+    arrived = Line().imagine(start, learner.actor.action(y), 1.0, noise)
     expected = arrived.reward + 0.5 * learner.worth.pred(learner.critic(arrived.state.x))
     assert float(terms["return"]) == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-4)
 
