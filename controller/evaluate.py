@@ -42,9 +42,9 @@ from env.run.errors import UserError
 from env.run.files import REPOSITORY, JsonlLog, read_jsonl, write_json
 from env.run.ranks import Ranks, launched, mpirun, run_ranks
 from env.run.rundir import Run, RunInUse, saved_settings
-from env.run.settings import Settings
+from env.run.settings import MEMORIES, TRAINERS, Settings
 from env.run.stages import Stage
-from env.run.weights import controller_path, fingerprint, fingerprints, is_shipped, model_paths
+from env.run.weights import controller_path, fingerprint, fingerprints, is_shipped, model_paths, shipped_run, shipped_systems
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -263,6 +263,8 @@ def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> b
     other = parsed.original or parsed.weights or parsed.policy or parsed.shipped or parsed.dtype
     if saved is None or other or not (path / "controller" / "best.npz").exists():
         return False
+    if path.resolve().is_relative_to(shipped_systems(saved.task)):
+        return False
     return saved == settings
 
 
@@ -341,6 +343,11 @@ def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, s
 def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
     """The command line, checked before anything is started."""
     parsed = add_arguments(parser(__doc__ or "", "evaluate")).parse_args()
+    wanted = (parsed.memory or MEMORIES[0], parsed.trainer or TRAINERS[0])
+    if parsed.shipped and wanted != (MEMORIES[0], TRAINERS[0]):
+        parsed.run, parsed.shipped = shipped_run(parsed.task, *wanted), False
+        if not parsed.run.is_dir():
+            raise UserError(f"no agent with --memory {wanted[0]} and --trainer {wanted[1]} comes with the project: train one, give its --run")
     own = parsed.run is not None or not (parsed.shipped or parsed.policy or (parsed.weights and is_shipped(parsed.weights, parsed.task)))
     task, path, settings = resolve(parsed, "evaluate", own)  # what comes with the project does not depend on what runs there are
     if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):

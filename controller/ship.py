@@ -3,7 +3,8 @@
     python controller/ship.py carracing --run runs/carracing-day
 
 Writes vae/shipped/TASK, rnn/shipped/TASK and controller/shipped/TASK: weights, the trainings' logs and pictures, initial.npz (first
-frames, from which dreams start), settings.json, and the C's of the run's studies in controller/shipped/TASK/rows. V and M are kept in half
+frames, from which dreams start), settings.json, and the C's of the run's studies in controller/shipped/TASK/rows; a run with another memory or trainer
+than the paper's goes to controller/shipped/TASK/systems/MEMORY-TRAINER, laid out as a run. V and M are kept in half
 precision: score the agents again after shipping them, as this command then says.
 """
 
@@ -24,8 +25,9 @@ from env.run.command import parser, resolve, run_command
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, load_arrays, save_arrays, write_json
 from env.run.rundir import saved_settings, study_folders
+from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import shipped
+from env.run.weights import fingerprint, memory_path, shipped, shipped_run
 from env.tasks import Task
 
 # Pictures of a report that are shipped: floor, name there, name here.
@@ -58,6 +60,9 @@ def main() -> None:
     task, run, settings = resolve(parsed, "ship")
     if not (run / "report" / "report.md").exists():
         raise UserError(f"{run} has no report yet: run 'bash run.sh {task.word} --run {run}' to its end first")
+    if not settings.is_papers:
+        ship_system(task, run, settings)
+        return
     copy_weights(run / "vae" / "weights.npz", shipped("vae", task.name, "weights.npz"), True)
     copy_weights(run / "rnn" / "weights.npz", shipped("rnn", task.name, "weights.npz"), True)
     # C is small, and its exact numbers were scored.
@@ -74,6 +79,28 @@ def main() -> None:
     for best in (shipped_folder / "best.npz", *sorted((shipped_folder / ROWS).glob("*/best.npz"))):
         best = best.relative_to(REPOSITORY)
         print(f"python controller/evaluate.py {task.name} --weights {best} --json {best.with_name('scores.json')}")
+
+
+def ship_system(task: Task, run: Path, settings: Settings) -> None:
+    """Copy the agent of a run with another memory or trainer than the paper's, laid out as a run; its V only if it is not the one that
+    comes with the project."""
+    target = shipped_run(task.name, settings.memory, settings.trainer)
+    shutil.rmtree(target, ignore_errors=True)
+    own_vae = fingerprint(run / "vae" / "weights.npz") != fingerprint(shipped("vae", task.name, "weights.npz"))
+    if own_vae:
+        copy_weights(run / "vae" / "weights.npz", target / "vae" / "weights.npz", True)
+        copy_weights(run / "encode" / "initial.npz", target / "encode" / "initial.npz", True)
+    copy_weights(memory_path(run), target / memory_path(run).relative_to(run), True)
+    copy_weights(run / "controller" / "best.npz", target / "controller" / "best.npz", False)
+    for log in [f"{stage}/log.jsonl" for stage in (*(("vae",) if own_vae else ()), "rnn", "controller")]:
+        if (run / log).exists():
+            (target / log).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / log, target / log)
+    write_json(target / "settings.json", settings.to_dict())
+    folder = target.relative_to(REPOSITORY)
+    (target / "evaluate").mkdir(exist_ok=True)
+    print("M is rounded now; to score it:")
+    print(f"python controller/evaluate.py {task.name} --run {folder} --json {folder / 'evaluate' / 'scores.json'}")
 
 
 def ship_rows(task: Task, run: Path) -> None:

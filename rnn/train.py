@@ -24,8 +24,9 @@ from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.rundir import Run
 from env.run.settings import Rnn, Rssm
+from env.run.taken import take
 from env.tasks import Task
-from rnn.memory import Batch
+from rnn.memory import KINDS, Batch, batch_signature, make_memory, memory_meta
 from rnn.replay import Replay
 from rnn.sequences import batches, usable_episodes
 
@@ -106,8 +107,6 @@ def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], It
     Raises:
         UserError: as `usable_episodes`.
     """
-    from rnn.memory import KINDS
-
     settings, episodes = run.settings, usable_episodes(run)
     if not KINDS[settings.memory].replayed:
         return lambda done: batches(episodes, settings, done)
@@ -129,6 +128,9 @@ def train_rnn(run: Run, task: Task) -> None:
     if stage.check():
         print(f"rnn: finished already in {stage.dir}")
         return
+    if settings.of_memory.source:
+        take(run, "rnn", settings.of_memory.source, memory_meta(task, settings))
+        return
     usable_episodes(run)  # refuses before TensorFlow starts
     start_tensorflow()
     import keras
@@ -136,7 +138,6 @@ def train_rnn(run: Run, task: Task) -> None:
 
     from env.run.training import stream, train, with_seeds
     from env.run.weights import save_weights
-    from rnn.memory import KINDS, batch_signature, make_memory, memory_meta
 
     stage.start()
     keras.utils.set_random_seed(settings.seed)

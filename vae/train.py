@@ -14,7 +14,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -25,11 +24,11 @@ from env.episodes import episode_path, frame_batches
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
-from env.run.files import load_arrays, read_jsonl, save_arrays
+from env.run.files import read_jsonl
 from env.run.rundir import Run
 from env.run.settings import Settings
-from env.run.stages import Stage
-from env.run.weights import save_weights, shipped
+from env.run.taken import take
+from env.run.weights import save_weights
 
 if TYPE_CHECKING:
     import keras
@@ -86,26 +85,6 @@ def make_step(model: ConvVAE, optimizer: keras.Optimizer) -> Callable[..., dict[
     return step
 
 
-def take_vae(stage: Stage, settings: Settings) -> None:
-    """The vae stage of a run that takes another's V: its weights and its log are copied.
-
-    Raises:
-        UserError: that run has none, or one of another z size.
-    """
-    source = settings.vae.source
-    folder = shipped("vae", settings.task, "") if source == "shipped" else Path(source) / "vae"
-    arrays, meta = load_arrays(folder / "weights.npz")
-    if meta.get("z_size") != settings.vae.z_size:
-        raise UserError(f"V in {folder} has z_size {meta.get('z_size')}, this run has vae.z_size {settings.vae.z_size}: take another")
-    stage.start()
-    save_arrays(stage.dir / "weights.npz", arrays, meta)
-    if (folder / "log.jsonl").exists():
-        shutil.copyfile(folder / "log.jsonl", stage.log)
-    last = read_jsonl(stage.log)[-1] if stage.log.exists() else {}
-    stage.finish({"steps": meta.get("steps", 0), "source": source, **last})
-    print(f"vae: V of {folder} -> {stage.dir / 'weights.npz'}")
-
-
 def train_vae(run: Run) -> None:
     """The vae stage of a run."""
     settings, stage = run.settings, run.stage("vae")
@@ -113,7 +92,7 @@ def train_vae(run: Run) -> None:
         print(f"vae: finished already in {stage.dir}")
         return
     if settings.vae.source:
-        take_vae(stage, settings)
+        take(run, "vae", settings.vae.source, {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size})
         return
     paths = episode_paths(run)
     per_epoch = steps_per_epoch(count_frames(run), settings)

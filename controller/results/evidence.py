@@ -11,7 +11,7 @@ from env.run.errors import UserError
 from env.run.files import load_arrays, read_jsonl
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings, load_settings
-from env.run.weights import fingerprint, fingerprints, model_paths, shipped
+from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_systems
 from env.tasks import Task
 
 Rows = list[dict[str, Any]]
@@ -53,6 +53,7 @@ class Evidence:
         logs: those of the trainings of "vae" and "rnn".
         agents: the C's on them.
         policies: scores of policies without skill, by name.
+        systems: agents with another memory or another trainer than the paper's, with the logs of their V and M.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Evidence:
     logs: dict[str, Rows]
     agents: list[Agent]
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    systems: list[tuple[Agent, dict[str, Rows]]] = field(default_factory=list)
 
 
 def of_shipped(task: Task) -> Evidence:
@@ -89,7 +91,15 @@ def of_shipped(task: Task) -> Evidence:
         {stage: _log(shipped(stage, task.name, "log.jsonl")) for stage in ("vae", "rnn")},
         agents,
         policies,
+        [_system(folder) for folder in sorted(shipped_systems(task.name).glob("*")) if (folder / "controller" / "best.npz").exists()],
     )
+
+
+def _system(path: Path) -> tuple[Agent, dict[str, Rows]]:
+    """The agent of a run, and the logs of its V and M; of one that plays on the V that comes with the project, that one's."""
+    agent = _agent(path / "controller", path.name, path / "evaluate", path)
+    logs = {stage: _log(path / stage / "log.jsonl") for stage in ("vae", "rnn")}
+    return agent, logs | ({} if logs["vae"] else {"vae": _log(shipped("vae", agent.settings.task, "log.jsonl"))})
 
 
 def of_run(task: Task, path: Path) -> Evidence:
@@ -109,6 +119,9 @@ def of_run(task: Task, path: Path) -> Evidence:
         for folder in folders
         if (folder / "controller" / "best.npz").exists()
     ]
+    if not settings.is_papers:
+        logs = {stage: _log(path / stage / "log.jsonl") for stage in ("vae", "rnn")}
+        return Evidence(str(path), task, settings, {}, {"vae": logs["vae"], "rnn": []}, [], systems=[(agent, logs) for agent in agents])
     linked = {agent.weights.resolve() for agent in agents if agent.name != "run"}  # a study that took over the run's own C
     return Evidence(
         str(path),

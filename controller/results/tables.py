@@ -22,7 +22,9 @@ from controller.results.paper import (
 )
 from controller.results.scores import mean_and_std
 from controller.results.welch import PAPER_EPISODES, difference, paired, verdict
-from env.run.settings import Controller
+from env.run.errors import UserError
+from env.run.settings import MEMORIES, TRAINERS, Controller
+from env.tasks import system
 
 NOT_RUN = "not run"
 CONDITIONS = ("render", "frames", "dtype", "max_steps")  # of a scoring
@@ -56,7 +58,8 @@ class Table:
 
 def all_tables(evidence: Evidence) -> list[Table]:
     """Those of one game, without the empty ones."""
-    tables = [score_rows(evidence), paired_table(evidence), *curve_tables(evidence), *loss_tables(evidence)]
+    papers = [] if evidence.systems and not evidence.agents else [score_rows(evidence)]
+    tables = [*papers, systems_table(evidence), paired_table(evidence), *curve_tables(evidence), *loss_tables(evidence)]
     tables += [parameter_table(evidence), cost_table(evidence)]
     return [table for table in tables if table.rows]
 
@@ -264,3 +267,45 @@ def cost_table(evidence: Evidence) -> Table:
             theirs = f"{ORIGINAL_CORE_HOURS[evidence.task.name]:,} (1,800 generations)" if full else ""
             add(f"C, {agent.name}", what, log, [row["seconds"] + row.get("eval_seconds", 0.0) for row in log], theirs)
     return Table("Cost", ["part", "what", "hours", "core-hours", "authors' core-hours"], rows, [], data)
+
+
+def systems_table(evidence: Evidence) -> Table:
+    """Two memories and two trainers: what each scored, and what it took. Nothing where there is but the paper's."""
+    header = ["memory", "trainer", "C learned in", "score", "95% interval", "episodes", "C's steps in the world", "hours of V, M, C"]
+    title = "Two memories, two trainers"
+    if not evidence.systems:
+        return Table(title, header, [], [], [])
+    scored = {agent.scores["mean"]: agent for agent in evidence.agents if agent.scores and not agent.stale}
+    best = scored[max(scored)] if scored else None
+    found = ([(best, evidence.logs)] if best else []) + evidence.systems
+    rows, data = [], []
+    for agent, logs in found:
+        settings, scores = agent.settings, None if agent.stale else agent.scores
+        in_dreams = settings.controller.world == "dream"
+        steps = 0 if in_dreams else agent.log[-1]["steps"] if "update" in agent.log[-1] else sum(row["steps"] for row in agent.log)
+        hours = [_hours(logs["vae"]), _hours(logs["rnn"]), sum(row["seconds"] + row.get("eval_seconds", 0.0) for row in agent.log) / 3600]
+        where = f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world"
+        shown = [mean_and_std(scores), f"{scores['ci95'][0]:.1f} .. {scores['ci95'][1]:.1f}", str(scores["episodes"])] if scores else ["", "", ""]
+        shown[0] = shown[0] or (f"refused: {agent.stale}" if agent.stale else "not scored")
+        rows.append([settings.memory, settings.trainer, where, *shown, f"{steps:,}", ", ".join(f"{h:.1f}" for h in hours)])
+        data.append({"memory": settings.memory, "trainer": settings.trainer, "world_steps": steps, "hours": hours, "scores": scores})
+    there = {(agent.settings.memory, agent.settings.trainer) for agent, _ in found}
+    for memory, trainer in ((m, t) for m in MEMORIES for t in TRAINERS if (m, t) not in there):
+        rows.append([memory, trainer, "", _why_not(evidence, memory, trainer), "", "", "", ""])
+    notes = ["Hours are those of the machine that it ran on, as the logs say; V's are shared by agents on the same V."]
+    return Table(title, header, rows, notes, data)
+
+
+def _hours(log: Rows) -> float:
+    """A training's, by its log."""
+    steps = np.diff([0, *(row["step"] for row in log)])
+    return float(sum(row["seconds_per_step"] * n for row, n in zip(log, steps)) / 3600)
+
+
+def _why_not(evidence: Evidence, memory: str, trainer: str) -> str:
+    """Why there is no such agent."""
+    try:
+        system(evidence.task.scales["paper"], memory, trainer).check_dreams(evidence.task.step_reward)
+    except UserError:
+        return "cannot be: this M dreams of no reward or no end"
+    return NOT_RUN

@@ -72,6 +72,7 @@ class Vae:
 class Rnn:
     """M, the MDN-RNN (paper A.2; original rnn/rnn.py, rnn_train.py)."""
 
+    source: str = setting("", "whose M to take instead of training one: shipped, or the directory of another run; empty for none")
     units: int = setting(256, "LSTM units: the size of h and of c", low=1)
     mixtures: int = setting(5, "Gaussians in the mixture of each latent dimension", low=1)
     learning_rate: float = setting(1e-3, "Adam's learning rate, at the start", low=0)
@@ -96,6 +97,7 @@ class Rnn:
 class Rssm:
     """M, the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2023), in the place of the MDN-RNN."""
 
+    source: str = setting("", "whose M to take instead of training one: shipped, or the directory of another run; empty for none")
     units: int = setting(256, "GRU units: the size of the deterministic state h", low=1)
     hidden: int = setting(256, "units of the hidden layer of each of M's networks", low=1)
     groups: int = setting(16, "categorical variables of the stochastic state", low=1)

@@ -36,9 +36,21 @@ def shipped_controller(task: str) -> Path:
     return shipped("controller", task, "best.npz")
 
 
+def shipped_systems(task: str) -> Path:
+    """The folder of the agents with another memory or another trainer than the paper's that come with the project, each laid out as a
+    run."""
+    return shipped_controller(task).parent / "systems"
+
+
+def shipped_run(task: str, memory: str, trainer: str) -> Path:
+    """One of them."""
+    return shipped_systems(task) / f"{memory}-{trainer}"
+
+
 def is_shipped(weights: Path, task: str) -> bool:
     """Whether a C comes with the project, the best one or that of a row of the paper's table: it then plays on the V and M that do."""
-    return weights.resolve().is_relative_to(shipped_controller(task).parent)
+    path = weights.resolve()
+    return path.is_relative_to(shipped_controller(task).parent) and not path.is_relative_to(shipped_systems(task))
 
 
 def model_paths(task: str, run: Path | None) -> Models:
@@ -55,6 +67,8 @@ def model_paths(task: str, run: Path | None) -> Models:
         vae, rnn = run / "vae" / "weights.npz", memory_path(run)
         if vae.exists() and rnn.exists():
             return Models(vae, rnn, run / "encode" / "initial.npz")
+        if rnn.exists() and run.resolve().is_relative_to(shipped_systems(task)):  # on the V that comes with the project
+            return Models(shipped("vae", task, "weights.npz"), rnn, shipped("vae", task, "initial.npz"))
         for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
             if other.exists():
                 raise UserError(f"{run} has no {path.parent.name}/weights.npz: run {command} {task} --run {run} first")
