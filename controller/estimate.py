@@ -26,13 +26,14 @@ from env.run.command import duration, parser, resolve, run_command
 from env.run.compute import available_cores, limit_threads, start_tensorflow
 from env.run.errors import UserError
 from env.run.settings import SCALES, STAGES, Settings
-from env.tasks import Task
+from env.tasks import Task, system
 
 if TYPE_CHECKING:
     from env.rollout import Player
     from rnn.memory import Imagined, Memory
 
 PROBE_STEPS = 150
+UPDATES = "updates"  # among the rates: training steps of an actor-critic a second
 STARTUP = "startup"  # among the rates: seconds before a stage's work begins
 
 
@@ -70,6 +71,33 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
     in_dream = settings.controller.world == "dream"
     rates["controller"] = measure_dream(task, settings) if in_dream else rate(lambda: steps(own, agent))
     return rates
+
+
+def measure_updates(task: Task, settings: Settings) -> float:
+    """Training steps of actor and critic a second, and of M if the real world is played, on all cores."""
+    import tensorflow as tf
+
+    from controller.actor_critic import ActorCritic
+    from controller.agent import make_policy
+    from controller.learn import make_step
+    from rnn.memory import as_batch, make_memory
+    from rnn.train import make_optimizer
+
+    c, options = settings.controller, settings.actor_critic
+    memory, optimizer = make_memory(task, settings, settings.of_memory.dtype), None
+    if c.world == "real":
+        optimizer = make_optimizer(settings.of_memory)
+        optimizer.build(memory.learning)
+    learner = ActorCritic(make_policy(task, settings, memory), task.actions, options, c.features, c.temperature)
+    step, rows = make_step(memory, optimizer, learner, settings), (options.batch, options.window)
+    latents = np.zeros((*rows, settings.vae.z_size), np.float16)
+    parts = [tf.constant(part) for part in as_batch(latents, latents, np.zeros((*rows, task.actions.size), np.float32))]
+
+    def work() -> int:
+        step(*parts, tf.constant([0, 0]))["actor"].numpy()
+        return 1
+
+    return rate(work)
 
 
 class Immortal:
@@ -132,14 +160,15 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     latents = rng.standard_normal((sequences, length, z_size)).astype(np.float16)
     parts = as_batch(latents, latents * 0, np.zeros((sequences, length, task.actions.size), np.float32))
     memory, rnn_optimizer = make_memory(task, settings, probe.dtype), make_optimizer(probe)
-    rnn_optimizer.build(memory.trainable_variables)
+    rnn_optimizer.build(memory.learning)
     train_m = rnn_step(memory, rnn_optimizer, probe.grad_clip, make_carried(memory, probe))
 
     def count(units: int, terms: object) -> int:
         tf.nest.map_structure(lambda t: t.numpy(), terms)
         return units
 
-    return {
+    updates = {UPDATES: measure_updates(task, settings)} if settings.trainer == "actor_critic" else {}
+    return updates | {
         STARTUP: time.monotonic() - started,
         "vae": rate(lambda: count(batch, train_v(frames, seed))),
         "encode": rate(lambda: count(batch, encode(frames))),
@@ -149,28 +178,36 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
 
 def amounts(task: Task, settings: Settings) -> dict[str, float]:
     """Each stage's whole work: steps, frames or time steps."""
-    recorded = min(task.recorded_steps or settings.world.max_steps, settings.world.max_steps)
+    m, recorded = settings.of_memory, min(task.recorded_steps or settings.world.max_steps, settings.world.max_steps)
     frames = settings.extract.episodes * recorded
     vae_frames = frames * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
-    c, played = settings.controller, min(task.played_steps or settings.world.max_steps, settings.world.max_steps)
+    c, options, played = settings.controller, settings.actor_critic, min(task.played_steps or settings.world.max_steps, settings.world.max_steps)
     evolved = min(task.played_steps or c.dream_steps, c.dream_steps) if c.world == "dream" else played
-    scorings = -(-c.generations // c.eval_every)
+    scorings, trained = -(-c.generations // c.eval_every), float(c.generations * c.population * c.episodes * evolved)
+    if settings.trainer == "actor_critic":
+        scorings = -(-options.updates // options.eval_every)
+        learned = options.updates * options.batch * options.window
+        trained = learned / options.train_ratio if c.world == "real" and options.train_ratio else 0
     return {
         "extract": frames,
-        "vae": vae_frames,
+        "vae": 0 if settings.vae.source else vae_frames,
         "encode": frames,
-        "rnn": settings.of_memory.steps * settings.of_memory.batch * (settings.of_memory.window or recorded),
-        "controller": (c.generations * c.population * c.episodes + scorings * c.eval_episodes) * evolved,
+        "rnn": 0 if m.source else m.steps * m.batch * (m.window or recorded),
+        "controller": trained + scorings * c.eval_episodes * evolved,
         "evaluate": settings.evaluate.episodes * played,
     }
 
 
 def stage_seconds(rates: dict[str, float], task: Task, settings: Settings, ranks: int) -> dict[str, float]:
     """Seconds of each stage with `ranks` processes, one a core, where a stage is shared by ranks."""
-    shared, ranks = {"extract", "controller", "evaluate"}, min(ranks, available_cores())
-    return {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(task, settings).items()}
+    alone = settings.trainer == "actor_critic"
+    shared, ranks = {"extract", "evaluate"} | (set() if alone else {"controller"}), min(ranks, available_cores())
+    seconds = {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(task, settings).items()}
+    if alone:
+        seconds["controller"] += settings.actor_critic.updates / rates[UPDATES]
+    return seconds
 
 
 def measure(arguments: list[str]) -> dict[str, float]:
@@ -203,7 +240,8 @@ def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int
     whole = duration(sum(seconds.values()) + startup)
     lines.append(f"  in all, with {duration(startup)} for starting the stages and for the report: {whole}")
     for scale in SCALES[: SCALES.index(settings.scale)]:
-        smaller = sum(stage_seconds(rates, task, task.scales[scale], ranks).values()) + startup
+        of_scale = system(task.scales[scale], settings.memory, settings.trainer)
+        smaller = sum(stage_seconds(rates, task, of_scale, ranks).values()) + startup
         lines.append(f"  a smaller one: --scale {scale}, {duration(smaller)}")
     return "\n".join(lines)
 

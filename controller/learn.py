@@ -29,24 +29,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from env.actions import Discrete
-from env.episodes import LATENTS, episode_path, read_episode
+from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.command import duration, existing, parser, progress, resolve, run_command
 from env.run.compute import available_cores, start_tensorflow
 from env.run.errors import UserError
-from env.run.files import JsonlLog, load_arrays
+from env.run.files import JsonlLog, load_arrays, save_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
+from env.run.weights import model_paths, save_weights, vae_path
 from env.tasks import Task
+from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
 from rnn.replay import Replay
 from rnn.sequences import usable_episodes
+from vae.encode import latents_of, make_encoder, save_initial
+from vae.train import episode_paths, vae_meta
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
     from controller.actor_critic import ActorCritic
+    from controller.agent import Agent
     from rnn.memory import Memory
+    from vae.vae import ConvVAE
 
 TELL_EVERY = 30.0  # seconds between lines where there is no terminal for a progress bar
 OFFLINE_ROUND = 100  # updates between rows of the log, where nothing is played
@@ -57,7 +63,6 @@ def make_step(memory: Memory, optimizer: keras.Optimizer | None, learner: ActorC
     terms of all losses."""
     import tensorflow as tf
 
-    from rnn.memory import KINDS, Batch
     from rnn.train import clipped
 
     options, kind, own = settings.actor_critic, KINDS[settings.memory], settings.of_memory
@@ -74,7 +79,7 @@ def make_step(memory: Memory, optimizer: keras.Optimizer | None, learner: ActorC
         else:
             with tf.GradientTape() as tape:
                 terms, states = memory.loss_and_states(batch, noise)
-            variables = memory.trainable_variables
+            variables = memory.learning
             optimizer.apply_gradients(zip(clipped(tape.gradient(terms["loss"], variables), kind.clip, own.grad_clip), variables))
         dreaming = tf.random.stateless_normal((options.horizon, dreams, memory.imagine_noise + learner.actor.noise), seeds[1])
         return terms | learner.learn(memory, batch, states, dreaming)
@@ -87,48 +92,44 @@ class Play:
 
     Args:
         run, task: whose episodes are played.
-        memory, learner: M and the actor, with the weights that they have at the moment.
+        memory, learner, vae: M, the actor and V, with the weights that they have at the moment.
     """
 
-    def __init__(self, run: Run, task: Task, memory: Memory, learner: ActorCritic) -> None:
-        from controller.agent import Agent
-        from env.run.weights import model_paths
-        from vae.encode import make_encoder
-        from vae.vae import load_vae
+    def __init__(self, run: Run, task: Task, memory: Memory, learner: ActorCritic, vae: ConvVAE) -> None:
+        self._settings, self._folder, self._task = run.settings, run.path / "controller" / "played", task
+        self._memory, self._learner, self._vae = memory, learner, vae
+        self._worlds = Worlds.of(task, run.settings.world)
+        self._lanes: WorldLanes | None = None
+        # Episodes as they are kept, and what of them is learned from.
+        self._keep: Callable[[Episode], Episode] = lambda episode: episode
+        if not run.settings.sees_pixels:
+            encode = make_encoder(vae_path(run.path), run.settings.vae.z_size)
+            self._keep = lambda episode: latents_of(encode, episode)
 
-        settings, options = run.settings, run.settings.actor_critic
-        self._settings, self._folder = settings, run.path / "controller" / "played"
-        path = model_paths(task.name, run.path).vae
-        vae = load_vae(path, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
-        self._encode = make_encoder(path, settings.vae.z_size)
-        player = Agent(
-            task.actions,
-            vae,
-            memory,
-            learner.actor.policy,
-            settings.controller.features,
-            options.round_episodes,
-            settings.world.max_steps,
-            learner.actor,
-        )
-        self._lanes = WorldLanes(Worlds.of(task, settings.world), player, record=True)
+    def _open(self) -> WorldLanes:
+        """Where it is played, with V as it is now; kept as long as V stays as it is."""
+        from controller.agent import Agent
+
+        if self._lanes is None or self._settings.sees_pixels:
+            policy, names = self._learner.actor.policy, self._settings.controller.features
+            slots, longest = self._settings.actor_critic.round_episodes, self._settings.world.max_steps
+            player = Agent(self._task.actions, self._vae, self._memory, policy, names, slots, longest, self._learner.actor)
+            self._lanes = WorldLanes(self._worlds, player, record=True)
+        return self._lanes
 
     def path(self, number: int) -> Path:
         """The file of the episode that is played as the `number`th."""
         return episode_path(self._folder, number)
 
     def round(self, number: int) -> tuple[list[float], int]:
-        """Play round `number` and keep its episodes' latents; returns their scores and how many steps they had."""
-        from env.run.files import save_arrays
-        from vae.encode import latents_of
-
+        """Play round `number` and keep its episodes; returns their scores and how many steps they had."""
         count = self._settings.actor_critic.round_episodes
         numbers = range(number * count, (number + 1) * count)
         jobs = [Job(i, 0, episode_seed(self._settings.seed, Purpose.TRAINING, 0, 0, i)) for i in numbers]
         scores, steps = [], 0
-        for result in rollout(self._lanes, jobs):
+        for result in rollout(self._open(), jobs):
             assert result.episode is not None
-            save_arrays(self.path(result.job.index), latents_of(self._encode, result.episode))
+            save_arrays(self.path(result.job.index), self._keep(result.episode), compress=int(self._settings.sees_pixels))
             scores.append(result.score)
             steps += result.length
         return scores, steps
@@ -148,8 +149,8 @@ class Learning:
         from controller.actor_critic import ActorCritic
         from controller.agent import make_policy
         from env.run.training import load_checkpoint
-        from rnn.memory import load_memory
         from rnn.train import make_optimizer
+        from vae.vae import load_vae
 
         settings = self.settings = run.settings
         self.run, self.task, self.folder = run, task, run.path / "controller"
@@ -163,27 +164,44 @@ class Learning:
             settings.controller.features,
             settings.controller.temperature,
         )
+        self.vae = load_vae(model_start(run), settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
+        self.learns_to_see = self.online and settings.sees_pixels
+        if self.learns_to_see:
+            self.memory.see_with(self.vae)  # type: ignore[attr-defined]
         self.optimizer = make_optimizer(settings.of_memory) if self.online else None
         if self.optimizer:
-            self.optimizer.build(self.memory.trainable_variables)
+            self.optimizer.build(self.memory.learning)
         self.counters = [tf.Variable(0, dtype=tf.int64) for _ in range(3)]  # rounds, updates, steps played
         self.kept = {"learner": [*self.learner.weights, *self.learner.optimizer_variables()], "counters": self.counters}
         if self.optimizer:
             self.kept |= {"memory": list(self.memory.weights), "optimizer": list(self.optimizer.variables)}
+        if self.learns_to_see:
+            self.kept["vae"] = list(self.vae.weights)
         load_checkpoint(self.folder / "checkpoint.npz", self.kept)
         self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)
         self.step = make_step(self.memory, self.optimizer, self.learner, settings)
         options = settings.actor_critic
-        self.replay = Replay(options.capacity, settings.vae.z_size, task.actions.size, self.memory.with_last)
-        recorded = usable_episodes(run).paths
-        self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
-        self.play = Play(run, task, self.memory, self.learner) if self.online else None
-        if self.play:
-            for number in range(self.rounds * options.round_episodes):
-                self.replay.add(read_episode(self.play.path(number), LATENTS))
-        self.replay.all_seen()
+        self.replay = Replay(options.capacity, settings.vae.z_size, task.actions.size, self.memory.with_last, self.learns_to_see)
+        self.play = Play(run, task, self.memory, self.learner, self.vae) if self.online else None
+        self.arrays = FRAMES if self.learns_to_see else LATENTS
+        self.recall()
         best = self.folder / "best.npz"
         self.best = load_arrays(best)[1]["score"] if best.exists() and self.updates else -np.inf
+
+    def recall(self) -> None:
+        """Fill the replay with what was recorded, and played so far."""
+        options, settings = self.settings.actor_critic, self.settings
+        if settings.sees_pixels and not self.online:  # the encode stage's latents are of the V before M learned
+            encode = make_encoder(vae_path(self.run.path), settings.vae.z_size)
+            for path in episode_paths(self.run):
+                self.replay.add(latents_of(encode, read_episode(path)))
+        else:
+            recorded = episode_paths(self.run) if self.learns_to_see else usable_episodes(self.run).paths
+            self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
+        for number in range(self.rounds * options.round_episodes if self.play else 0):
+            assert self.play is not None
+            self.replay.add(read_episode(self.play.path(number), self.arrays))
+        self.replay.all_seen()
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -195,10 +213,7 @@ class Learning:
 
     def batches(self, count: int) -> Iterator[tuple]:
         """The next updates' batches, each decided by the run's seed and its number."""
-        import tensorflow as tf
-
         from env.run.training import stream, with_seeds
-        from rnn.memory import batch_signature
 
         options, done, seed = self.settings.actor_critic, self.updates, self.settings.seed
 
@@ -206,9 +221,9 @@ class Learning:
             for update in range(done, done + count):
                 yield self.replay.sample(np.random.default_rng([seed, 3, update]), options.batch, options.window)
 
-        signature = batch_signature(options.batch, options.window, self.settings.vae.z_size, self.task.actions.size)
-        # Up to 2^31, as TensorFlow's seeds are.
-        return with_seeds(stream(cut, tf.nest.map_structure(lambda spec: spec, signature), ahead=4), seed, done)
+        sizes = (self.settings.vae.z_size, self.task.actions.size)
+        signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see)
+        return with_seeds(stream(cut, signature, ahead=4), seed, done)
 
     def learn_round(self) -> dict[str, float]:
         """Play, if the real world is played, then learn; returns the log's row."""
@@ -219,7 +234,7 @@ class Learning:
             self.replay.all_seen()  # of the last round: what a resumed run cannot know
             scores, steps = self.play.round(self.rounds)
             for number in range(self.rounds * options.round_episodes, (self.rounds + 1) * options.round_episodes):
-                self.replay.add(read_episode(self.play.path(number), LATENTS))
+                self.replay.add(read_episode(self.play.path(number), self.arrays))
             self.steps += steps
             row = {"played": float(np.mean(scores)), "played_min": min(scores), "played_max": max(scores), "play_seconds": time.monotonic() - began}
             count = max(1, round(options.train_ratio * steps / (options.batch * options.window)))
@@ -243,8 +258,6 @@ class Learning:
     def keep(self, scores: np.ndarray) -> dict[str, float]:
         """Keep C, and M with it, if they are the best so far; returns what the log's row gets."""
         from controller.agent import save_controller
-        from env.run.weights import save_weights
-        from rnn.memory import memory_meta
 
         note = {"update": self.updates, "steps": self.steps, "score": float(scores.mean()), "std": float(scores.std()), "episodes": scores.size}
         save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
@@ -254,7 +267,17 @@ class Learning:
             if self.online:
                 meta = memory_meta(self.task, self.settings) | {"update": self.updates}
                 save_weights(self.folder / "memory.npz", self.memory, meta)
+            if self.learns_to_see:
+                save_weights(self.folder / "vae.npz", self.vae, vae_meta(self.settings, self.updates))
+                encode = make_encoder(self.folder / "vae.npz", self.settings.vae.z_size)
+                save_initial(self.folder / "initial.npz", encode, episode_paths(self.run))
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
+
+
+def model_start(run: Run) -> Path:
+    """The V that learning begins with: that of M's stage, or of V's own."""
+    with_m = run.path / "rnn" / "vae.npz"
+    return with_m if with_m.exists() else run.path / "vae" / "weights.npz"
 
 
 def make_scorer(learning: Learning) -> Callable[[], np.ndarray]:
@@ -264,23 +287,22 @@ def make_scorer(learning: Learning) -> Callable[[], np.ndarray]:
     from controller.agent import make_agent
     from controller.simulate import dream_lanes, play_lanes
     from controller.train import scoring_seeds
-    from env.run.weights import model_paths
     from rnn.dream import Beginnings
-    from vae.vae import load_vae
 
     task, settings, run = learning.task, learning.settings, learning.run.path
     jobs = [Job(i, 0, int(seed)) for i, seed in enumerate(scoring_seeds(settings)[0])]
-    paths = model_paths(task.name, run)
     if learning.online:
-        vae = load_vae(paths.vae, settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
-        agent = make_agent(task, settings, vae, learning.memory)
-        lanes = WorldLanes(Worlds.of(task, settings.world), agent)
+        worlds = Worlds.of(task, settings.world)
+        agents: list[Agent] = []
 
         def play(candidates: np.ndarray) -> Iterator[Any]:
-            agent.set_candidates(candidates)
-            return rollout(lanes, jobs)
+            if not agents or learning.learns_to_see:  # an agent keeps the V that it was made with
+                agents[:] = [make_agent(task, settings, learning.vae, learning.memory)]
+            agents[0].set_candidates(candidates)
+            return rollout(WorldLanes(worlds, agents[0]), jobs)
     else:
-        dreams = dream_lanes(task, settings, learning.memory, Beginnings.load(paths.initial, settings.vae.z_size))
+        beginnings = Beginnings.load(model_paths(task.name, run).initial, settings.vae.z_size)
+        dreams = dream_lanes(task, settings, learning.memory, beginnings)
         play = partial(play_lanes, dreams, jobs=jobs)
 
     def score() -> np.ndarray:

@@ -45,7 +45,8 @@ class Batch(NamedTuple):
     """What M learns from at a step, numpy arrays or tensors.
 
     Attributes:
-        mu, logvar: V's posterior of each frame, float16 [B, T, z_size].
+        mu, logvar: V's posterior of each frame, float16 [B, T, z_size]; for an M that observes pixels the frames themselves, uint8
+            [B, T, 64, 64, 3], and nothing, [B, T, 0].
         action: the action taken after each frame, float32 [B, T, A]; the last one leads out of the batch.
         reward: what that action earned, float32 [B, T].
         done: 1 where the world ended the episode upon that action (a step limit is no such end), else 0, float32 [B, T].
@@ -71,7 +72,8 @@ class Memory(Protocol):
         sample_noise: those that `loss_terms` and `follow` take for each frame.
         foresees_end: whether it knows that episodes end.
         with_last: whether M learns from each episode's last frame, too: the one that its last action led to.
-        trainable_variables, weights: Keras'.
+        learning: the variables that training changes.
+        weights: Keras'.
     """
 
     z_size: int
@@ -81,7 +83,7 @@ class Memory(Protocol):
     sample_noise: int
     foresees_end: bool
     with_last: bool
-    trainable_variables: list[Any]
+    learning: list[Any]
     weights: list[Any]
 
     def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
@@ -202,15 +204,17 @@ def as_batch(
     return Batch(mu, logvar, action, reward, done, first, np.array(True))
 
 
-def batch_signature(rows: int, window: int | None, z_size: int, actions: int) -> Batch:
+def batch_signature(rows: int, window: int | None, z_size: int, actions: int, pixels: bool = False) -> Batch:
     """The tf.TensorSpec of each part of a batch.
 
     Args:
         rows, window: B and T; None for any T.
         z_size, actions: sizes of z and of an action.
+        pixels: whether it has frames instead of latents.
     """
     import tensorflow as tf
 
     steps = tf.TensorSpec((rows, window), tf.float32)
-    latent = tf.TensorSpec((rows, window, z_size), tf.float16)
-    return Batch(latent, latent, tf.TensorSpec((rows, window, actions), tf.float32), steps, steps, steps, tf.TensorSpec((), tf.bool))
+    mu = tf.TensorSpec((rows, window, 64, 64, 3), tf.uint8) if pixels else tf.TensorSpec((rows, window, z_size), tf.float16)
+    logvar = tf.TensorSpec((rows, window, 0 if pixels else z_size), tf.float16)
+    return Batch(mu, logvar, tf.TensorSpec((rows, window, actions), tf.float32), steps, steps, steps, tf.TensorSpec((), tf.bool))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from env.episodes import LATENTS, Episode, read_episode
+from env.episodes import FRAMES, LATENTS, Episode, read_episode
 from env.run.errors import UserError
 from rnn.memory import Batch
 
@@ -23,14 +23,15 @@ class Replay:
         capacity: frames kept; the oldest make room for new ones.
         z_size, actions: sizes of z and of an action.
         with_last: keep each episode's last frame, the one after its last action (rnn/memory.py, Memory).
+        pixels: keep frames instead of latents.
     """
 
-    def __init__(self, capacity: int, z_size: int, actions: int, with_last: bool) -> None:
-        self._capacity, self._with_last = capacity, with_last
+    def __init__(self, capacity: int, z_size: int, actions: int, with_last: bool, pixels: bool = False) -> None:
+        self._capacity, self._with_last, self._pixels = capacity, with_last, pixels
         # Not touched before they are written to, so that they take up no memory until then.
         self._arrays: dict[str, np.ndarray] = {
-            "mu": np.empty((capacity, z_size), np.float16),
-            "logvar": np.empty((capacity, z_size), np.float16),
+            "mu": np.empty((capacity, 64, 64, 3), np.uint8) if pixels else np.empty((capacity, z_size), np.float16),
+            "logvar": np.empty((capacity, 0 if pixels else z_size), np.float16),
             "action": np.empty((capacity, actions), np.float32),
             "reward": np.empty(capacity, np.float32),
             "done": np.empty(capacity, np.float32),
@@ -44,12 +45,12 @@ class Replay:
         return min(self._added, self._capacity)
 
     def add(self, episode: Episode) -> None:
-        """Keep an encoded episode (env/episodes.py, LATENTS)."""
+        """Keep an episode (env/episodes.py): encoded (LATENTS), or as it was recorded (FRAMES)."""
         steps = len(episode["done"])
         frames = steps + self._with_last
         rows = {key: np.zeros((frames, *array.shape[1:]), array.dtype) for key, array in self._arrays.items()}
-        for key in ("mu", "logvar"):
-            rows[key][:] = episode[key][:frames]
+        for key, source in (("mu", "obs"),) if self._pixels else (("mu", "mu"), ("logvar", "logvar")):
+            rows[key][:] = episode[source][:frames]
         for key in ("action", "reward", "done"):  # nothing was done at the last frame
             rows[key][:steps] = episode[key]
         rows["first"][0] = 1
@@ -90,9 +91,9 @@ class Replay:
         return starts
 
     def fill(self, paths: list[Path]) -> None:
-        """Keep encoded episodes from files, as many as fit; the last ones of `paths` are left out if not all do."""
+        """Keep episodes from files, as many as fit; the last ones of `paths` are left out if not all do."""
         for path in paths:
-            episode = read_episode(path, LATENTS)
+            episode = read_episode(path, FRAMES if self._pixels else LATENTS)
             if len(self) + len(episode["done"]) + 1 > self._capacity:
                 break
             self.add(episode)

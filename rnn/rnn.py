@@ -78,6 +78,11 @@ class MDNRNN(keras.Model):
         self.foresees_end = restart
         self.with_last = False  # the authors' recordings lack it
 
+    @property
+    def learning(self) -> list[tf.Variable]:
+        """The variables that training changes."""
+        return self.trainable_variables
+
     def _input(self, z: tf.Tensor, action: tf.Tensor, restart: tf.Tensor) -> tf.Tensor:
         return tf.concat([z, action, restart] if self.restart else [z, action], axis=-1)
 

@@ -27,7 +27,7 @@ from env.run.settings import Rssm
 from rnn.heads import Network, OneHot, scalar
 from rnn.lstm import product
 from rnn.memory import Batch, Imagined
-from vae.vae import ConvVAE
+from vae.vae import ConvVAE, to_float
 
 FEATURES = {"z": ("s",), "zh": ("s", "h")}  # the setting says z for the stochastic state, as the MDN-RNN's C sees it
 
@@ -140,10 +140,29 @@ class RSSM(keras.Model):
         # How far, in each dimension of x, the decoder is off: learned, so that no weight has to be chosen between x's likelihood and KL.
         self.log_scale = self.add_weight(shape=(z_size,), initializer="zeros", name="log_scale")
         self.built = True
+        self._eyes: Callable[[], ConvVAE] | None = None
 
         self.initial_noise = self.observe_noise = self.imagine_noise = self.groups
         self.sample_noise = z_size + self.groups
         self.foresees_end = self.with_last = True
+
+    def see_with(self, vae: ConvVAE) -> None:
+        """From now on learn from frames, through a V that learns with M; its weights stay its own."""
+        self._eyes = lambda: vae  # not an attribute: Keras would take V for a part of M
+
+    @property
+    def learning(self) -> list[Any]:
+        """The variables that training changes: M's, and V's if M sees with it."""
+        return [*self.trainable_variables, *(self._eyes().trainable_variables if self._eyes else ())]
+
+    def _posterior_of(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """V's mu and logvar of each frame, float32 [B, T, z_size]."""
+        if self._eyes is None:
+            return tf.cast(batch.mu, tf.float32), tf.cast(batch.logvar, tf.float32)
+        shape = tf.shape(batch.mu)
+        flat = self._eyes().encode(tf.reshape(batch.mu, (-1, *batch.mu.shape[2:])), training=True)
+        mu, logvar = (tf.reshape(part, (shape[0], shape[1], self.z_size)) for part in flat)
+        return tf.ensure_shape(mu, (*batch.mu.shape[:2], self.z_size)), tf.ensure_shape(logvar, (*batch.mu.shape[:2], self.z_size))
 
     # One step.
 
@@ -217,7 +236,7 @@ class RSSM(keras.Model):
         is no reward and no end to learn.
         """
         z_noise, own = tf.split(noise, [self.z_size, self.groups], axis=-1)
-        x = ConvVAE.sample(tf.cast(batch.mu, tf.float32), tf.cast(batch.logvar, tf.float32), z_noise)
+        x = ConvVAE.sample(*self._posterior_of(batch), z_noise)
         rows = x.shape[0] or tf.shape(x)[0]
         start = self.blank(rows) if carried is None else carried
         keep = 1.0 - tf.cast(batch.first, tf.float32)
@@ -272,7 +291,7 @@ class RSSM(keras.Model):
         kl = posterior.kl(prior)
         decoded = self.decoder(seen)
         terms = {
-            "recon": self.recon_loss(decoded, batch),
+            "recon": self.recon_loss(decoded, batch, noise),
             "reward": known * self.reward_kind.loss(self.reward(seen), reward),
             "cont": known * tf.nn.sigmoid_cross_entropy_with_logits(1.0 - done, self.goes_on(seen)[..., 0]),
             "kl": kl,
@@ -280,21 +299,40 @@ class RSSM(keras.Model):
         weighted = settings.beta_recon * terms["recon"] + settings.beta_reward * terms["reward"] + settings.beta_cont * terms["cont"]
         weighted += settings.beta_kl * self.kl_loss(posterior, prior)
         terms |= {"prior_entropy": prior.entropy(), "posterior_entropy": posterior.entropy()}
-        terms["z"] = (self.log_loss(decoded, x, tf.zeros_like(x)) + kl) / self.z_size
+        if self._eyes is None:
+            terms["z"] = (self.log_loss(decoded, x, tf.zeros_like(x)) + kl) / self.z_size
         for name, term in terms.items():
             assert len(term.shape) == 2, f"{name} is {term.shape}, not [B, T]"
         means = {name: tf.reduce_mean(term) for name, term in {"loss": weighted, **terms}.items()}
         return means, State(*map(tf.stop_gradient, state))
 
-    def recon_loss(self, decoded: tf.Tensor, batch: Batch) -> tf.Tensor:
-        """Minus the log likelihood of what V says of the frames, [B, T]: the mean over all x that V's posterior may give. So the
-        decoder learns nothing of the noise in the one that the encoder saw."""
+    def recon_loss(self, decoded: tf.Tensor, batch: Batch, noise: tf.Tensor) -> tf.Tensor:
+        """Minus the log likelihood of what was observed, [B, T].
+
+        Latents: the mean over all x that V's posterior may give, so that the decoder learns nothing of the noise in the one that the
+        encoder saw. Pixels: half the squared error (a deviation of 1, as DreamerV3), of the frames that are decoded, which stand for all.
+        """
+        if self._eyes is not None:
+            return self._pixel_loss(decoded, batch, noise)
         return self.log_loss(decoded, tf.cast(batch.mu, tf.float32), tf.exp(tf.cast(batch.logvar, tf.float32)))
 
     def log_loss(self, decoded: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         """The mean of -log N(x; decoded, scale) over x of this mean and variance, summed over x's dimensions: [B, T]."""
         squared = (tf.square(mean - decoded) + variance) * tf.exp(-2.0 * self.log_scale)
         return tf.reduce_sum(0.5 * squared + self.log_scale + 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def _pixel_loss(self, decoded: tf.Tensor, batch: Batch, noise: tf.Tensor) -> tf.Tensor:
+        """Of every n-th frame, beginning at a random one, n by the setting `decoded`; their mean for each of a sequence's frames."""
+        assert self._eyes is not None
+        steps = batch.mu.shape[1]
+        every = max(1, min(steps, round(1.0 / self.settings.decoded)))
+        begin = tf.cast(tf.math.floormod(tf.abs(noise[0, 0, 0]) * 1e4, float(every)), tf.int32)
+        chosen = tf.minimum(begin + every * tf.range(-(-steps // every)), steps - 1)
+        frames = to_float(tf.reshape(tf.gather(batch.mu, chosen, axis=1), (-1, *batch.mu.shape[2:])))
+        seen = self._eyes().decode(tf.reshape(tf.gather(decoded, chosen, axis=1), (-1, self.z_size)), training=True)
+        error = 0.5 * tf.reduce_sum(tf.square(frames - seen), axis=(1, 2, 3))
+        mean = tf.reduce_mean(tf.reshape(error, (-1, chosen.shape[0])), axis=1, keepdims=True)
+        return tf.repeat(mean, steps, axis=1)
 
     def kl_loss(self, posterior: OneHot, prior: OneHot) -> tf.Tensor:
         """KL, whose gradient teaches mostly the prior (kl_balance), each of the two parts floored at free_nats: [B, T]."""

@@ -23,18 +23,21 @@ import numpy as np
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.rundir import Run
-from env.run.settings import Rnn, Rssm
+from env.run.settings import Rnn, Rssm, Settings
 from env.run.taken import take
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, make_memory, memory_meta
 from rnn.replay import Replay
 from rnn.sequences import batches, usable_episodes
+from vae.encode import make_encoder, save_initial, vae_weights
+from vae.train import episode_paths, vae_meta
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
     from rnn.memory import Memory
+    from vae.vae import ConvVAE
 
 
 def clipped(gradients: list[tf.Tensor], how: str, limit: float) -> list[tf.Tensor]:
@@ -66,7 +69,7 @@ def make_step(
         before = None if carried is None else tf.nest.map_structure(lambda variable: variable * kept, carried)
         with tf.GradientTape() as tape:
             terms, after = memory.loss_terms(batch, noise, before)
-        variables = memory.trainable_variables
+        variables = memory.learning
         optimizer.apply_gradients(zip(clipped(tape.gradient(terms["loss"], variables), clip, grad_clip), variables))
         if carried is not None:
             tf.nest.map_structure(lambda variable, value: variable.assign(value), carried, after)
@@ -101,6 +104,15 @@ def make_carried(memory: Memory, rnn: Rnn | Rssm) -> Any:
     return tf.nest.map_structure(tf.Variable, memory.blank(rnn.batch)) if streamed else None
 
 
+def eyes(memory: Any, weights: Path, settings: Settings) -> ConvVAE:
+    """The V in a weights file, with which `memory`, an RSSM, sees and learns from now on."""
+    from vae.vae import load_vae
+
+    vae = load_vae(weights, settings.vae.z_size, settings.vae.kl_tolerance, settings.vae.dtype)
+    memory.see_with(vae)
+    return vae
+
+
 def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], Iterator[Batch]]:
     """From which step on -> M's batches, in the way of its kind.
 
@@ -111,8 +123,8 @@ def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], It
     if not KINDS[settings.memory].replayed:
         return lambda done: batches(episodes, settings, done)
     rssm = settings.rssm
-    replay = Replay(rssm.capacity, settings.vae.z_size, task.actions.size, memory.with_last)
-    replay.fill(episodes.paths)
+    replay = Replay(rssm.capacity, settings.vae.z_size, task.actions.size, memory.with_last, settings.sees_pixels)
+    replay.fill(episode_paths(run) if settings.sees_pixels else episodes.paths)
     replay.all_seen()
 
     def cut(done: int) -> Iterator[Batch]:
@@ -144,16 +156,22 @@ def train_rnn(run: Run, task: Task) -> None:
     own, kind = settings.of_memory, KINDS[settings.memory]
     memory, optimizer = make_memory(task, settings, own.dtype), make_optimizer(own)
     carried, source = make_carried(memory, own), training_batches(run, task, memory)
-    signature = batch_signature(own.batch, own.window if kind.replayed else None, settings.vae.z_size, task.actions.size)
+    window = own.window if kind.replayed else None
+    signature = batch_signature(own.batch, window, settings.vae.z_size, task.actions.size, settings.sees_pixels)
+    vae = eyes(memory, vae_weights(run), settings) if settings.sees_pixels else None
+    optimizer.build(memory.learning)
 
     def numbered(done: int) -> Iterator[tuple]:
         return with_seeds(stream(lambda: source(done), signature, ahead=4), settings.seed, done)
 
     step = make_step(memory, optimizer, own.grad_clip, carried, kind.clip)
-    kept = tf.nest.flatten(carried) if carried is not None else []
+    kept = [*(tf.nest.flatten(carried) if carried is not None else []), *(vae.weights if vae else [])]
     log_every = min(20 if not kind.replayed else 100, max(1, own.steps // 10))
     row = train(stage.dir, "rnn", memory, optimizer, step, numbered, own.steps, log_every=log_every, carried=kept)
     save_weights(stage.dir / "weights.npz", memory, memory_meta(task, settings) | {"steps": own.steps})
+    if vae:
+        save_weights(stage.dir / "vae.npz", vae, vae_meta(settings, own.steps))
+        save_initial(stage.dir / "initial.npz", make_encoder(stage.dir / "vae.npz", settings.vae.z_size), episode_paths(run))
     stage.finish({"steps": own.steps, **row})
     print(f"rnn: {own.steps} steps, loss {row['loss']:.4f} -> {stage.dir / 'weights.npz'}")
 

@@ -8,7 +8,7 @@
 world: CarRacing as the agent sees it, with our drawing, with gymnasium's picture, and with gymnasium's own drawing.
 drawing: how near our drawing is to gymnasium's. loop: the whole agent, V + M + C + world.
 dream: Doom's dream, steps of living dreams only. extract, encode: recording, and turning recordings into latents.
-vae, rnn: the trainings of V and M. scaling: 2 ranks against one, and how long ranks wait for each other.
+vae, rnn: the trainings of V and M. imagine: the RSSM's posterior and imagination, and an actor-critic's training step. scaling: 2 ranks against one, and how long ranks wait for each other.
 memory: of V's training and of a rank. all: all of these. growth: how throughput and memory change with slots, lanes,
 population, episodes on disk and the size of z; it takes some minutes and is not part of all.
 
@@ -35,7 +35,7 @@ from env.run.compute import available_cores, limit_threads
 from env.run.errors import UserError
 from env.run.files import write_json
 from env.run.flags import OneLineParser
-from tests.benches import commands, drawing, growth, play
+from tests.benches import commands, drawing, growth, imagine, play
 from tests.benches.data import Data
 
 BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
@@ -47,6 +47,7 @@ BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
     "encode": play.bench_encode,
     "vae": commands.bench_vae,
     "rnn": commands.bench_rnn,
+    "imagine": imagine.bench_imagine,
     "scaling": commands.bench_scaling,
     "memory": commands.bench_memory,
     "growth": growth.bench_growth,
@@ -56,7 +57,7 @@ ALL = [name for name in BENCHES if name not in ("growth", "drawing")]
 
 def show(figures: dict[str, float]) -> None:
     """Print the table."""
-    gemm, flops = figures["gemm_gflops_core"] * 1e9, play.flops()
+    gemm, flops = figures["gemm_gflops_core"] * 1e9, play.flops() | imagine.flops()
     print(f"{'':<44}{'':>12}   share of the float32 matrix products' rate")
     for key, value in figures.items():
         limit = gemm * (1 if key.endswith("_core") else available_cores())

@@ -268,3 +268,44 @@ def test_a_hidden_bit_is_remembered_and_foretold(dtype):
         state = memory.imagine(state, tf.zeros((rows, 1)), 1.0, tf.constant(rng.standard_normal((rows, 3), np.float32))).state
     assert np.mean(np.sign(memory.latent(state)[:, 0]) == bits) > 0.95
     assert np.isfinite(float(terms["z"]))
+
+
+# From pixels.
+
+
+@pytest.fixture()
+def seeing():
+    """A memory that learns from frames, its V, and a batch of frames."""
+    from vae.vae import ConvVAE
+
+    keras.utils.set_random_seed(3)
+    memory, vae = RSSM(Z, A, dataclasses.replace(SMALL, decoded=1.0)), ConvVAE(Z)
+    memory.see_with(vae)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 6, 64, 64, 3), np.uint8)
+    rest = as_batch(np.zeros((2, 6, 0), np.float16), np.zeros((2, 6, 0), np.float16), random(2, 6, A))
+    return memory, vae, Batch(*map(tf.constant, rest._replace(mu=frames)))
+
+
+def test_v_learns_with_m_from_pixels(seeing):
+    memory, vae, batch = seeing
+    assert len(memory.learning) == len(memory.trainable_variables) + len(vae.trainable_variables)
+    assert not any("conv" in variable.path for variable in memory.weights)
+    with tf.GradientTape() as tape:
+        terms, states = memory.loss_and_states(batch, tf.constant(random(2, 6, memory.sample_noise)))
+    gradients = tape.gradient(terms["loss"], memory.learning)
+    silent = [v.path for v, g in zip(memory.learning, gradients) if g is None or not np.abs(g).max()]
+    assert set(silent) <= {"rssm/log_scale", "reward_dense1/kernel", "reward_norm1/scale"}  # pixels have no scale; rewards start at 0
+    assert states.h.shape == (2, 6, SMALL.units)
+    assert 0.3 * 64 * 64 * 3 / 12 < float(terms["recon"]) < 64 * 64 * 3 / 6  # half the variance of noise in 0..1, and some more
+
+
+def test_a_part_of_the_frames_stands_for_all(seeing):
+    memory, _, batch = seeing
+    decoded = tf.constant(random(2, 6, Z))
+    every = memory.recon_loss(decoded, batch, tf.constant(random(2, 6, memory.sample_noise)))
+    memory.settings = dataclasses.replace(SMALL, decoded=0.34)  # every third
+    parts = [memory.recon_loss(decoded, batch, tf.constant(random(2, 6, memory.sample_noise, seed=seed))) for seed in range(30)]
+    assert {part.shape for part in parts} == {every.shape}
+    kinds = {float(part[0, 0].numpy().round(2)): part for part in parts}
+    assert len(kinds) == 3
+    np.testing.assert_allclose(np.mean(list(kinds.values()), axis=0), every, rtol=1e-4)

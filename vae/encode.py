@@ -72,6 +72,13 @@ def latents_of(encode: Encoder, episode: Episode) -> Episode:
     return rest | {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)}
 
 
+def save_initial(path: Path, encode: Encoder, episodes: list[Path]) -> None:
+    """Write mu and logvar of the first frames of recorded episodes, where dreams start, by a V that is not the encode stage's."""
+    frames = np.stack([read_episode(episode, ("obs",))["obs"][0] for episode in episodes[:INITIAL]])
+    latents = latents_of(encode, {"obs": frames})
+    save_arrays(path, {"mu": latents["mu"], "logvar": latents["logvar"]})
+
+
 def encode_run(run: Run) -> None:
     """The encode stage of a run."""
     stage = run.stage("encode")

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,11 +85,34 @@ def make_step(model: ConvVAE, optimizer: keras.Optimizer) -> Callable[..., dict[
     return step
 
 
+def random_vae(run: Run) -> None:
+    """The vae stage of a run whose V is to learn with M, from nothing."""
+    start_tensorflow()
+    import keras
+
+    from vae.vae import ConvVAE
+
+    settings, stage = run.settings, run.stage("vae")
+    stage.start()
+    keras.utils.set_random_seed(settings.seed)
+    save_weights(stage.dir / "weights.npz", ConvVAE(settings.vae.z_size), vae_meta(settings, 0))
+    stage.finish({"steps": 0, "source": "random"})
+    print(f"vae: random weights -> {stage.dir / 'weights.npz'}")
+
+
+def vae_meta(settings: Settings, steps: int) -> dict[str, Any]:
+    """What a weights file of V says of it."""
+    return {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size, "steps": steps}
+
+
 def train_vae(run: Run) -> None:
     """The vae stage of a run."""
     settings, stage = run.settings, run.stage("vae")
     if stage.check():
         print(f"vae: finished already in {stage.dir}")
+        return
+    if settings.vae.source == "random":
+        random_vae(run)
         return
     if settings.vae.source:
         take(run, "vae", settings.vae.source, {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size})
@@ -119,8 +142,7 @@ def train_vae(run: Run) -> None:
         return with_seeds(data, settings.seed, done)
 
     row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=min(100, max(1, steps // 10)))
-    meta = {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size, "steps": steps}
-    save_weights(stage.dir / "weights.npz", model, meta)
+    save_weights(stage.dir / "weights.npz", model, vae_meta(settings, steps))
     stage.finish({"steps": steps, **row})
     print(f"vae: {steps} steps, loss {row['loss']:.2f} -> {stage.dir / 'weights.npz'}")
 

@@ -58,7 +58,9 @@ class Extract:
 class Vae:
     """V, the convolutional VAE (paper A.1; original vae/vae.py, vae_train.py)."""
 
-    source: str = setting("", "whose V to take instead of training one: shipped, or the directory of another run; empty for none")
+    source: str = setting(
+        "", "whose V to take instead of training one: shipped, the directory of another run, or random for one that learned nothing"
+    )
     z_size: int = setting(32, "size of the latent vector z", low=1)
     kl_tolerance: float = setting(0.5, "free bits: KL is not pushed below this many nats times z_size", low=0)
     learning_rate: float = setting(1e-4, "Adam's learning rate", low=0)
@@ -98,6 +100,12 @@ class Rssm:
     """M, the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2023), in the place of the MDN-RNN."""
 
     source: str = setting("", "whose M to take instead of training one: shipped, or the directory of another run; empty for none")
+    observations: str = setting(
+        "latents",
+        "what M observes: latents of V, which stays as it is; or pixels, through a V that learns with it, beginning with the run's V",
+        choices=("latents", "pixels"),
+    )
+    decoded: float = setting(0.25, "share of the frames whose pixels are decoded in a training step", low=1e-3, high=1)
     units: int = setting(256, "GRU units: the size of the deterministic state h", low=1)
     hidden: int = setting(256, "units of the hidden layer of each of M's networks", low=1)
     groups: int = setting(16, "categorical variables of the stochastic state", low=1)
@@ -219,6 +227,11 @@ class Settings:
     def of_memory(self) -> Rnn | Rssm:
         """The settings of the run's M."""
         return self.rssm if self.memory == "rssm" else self.rnn
+
+    @property
+    def sees_pixels(self) -> bool:
+        """Whether M learns from frames, and V with it."""
+        return self.memory == "rssm" and self.rssm.observations == "pixels"
 
     @property
     def is_papers(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from env.run.errors import UserError
 from env.run.files import load_arrays, read_jsonl
 from env.run.rundir import Run
-from env.run.weights import fingerprint, memory_path, shipped
+from env.run.weights import fingerprint, memory_path, shipped, vae_path
 
 SHIPPED = "shipped"
 
@@ -48,5 +48,5 @@ def files(name: str, source: str, task: str) -> tuple[Path, Path]:
     """The V and the weights `name` of a source."""
     if source == SHIPPED:
         return shipped("vae", task, "weights.npz"), shipped(name, task, "weights.npz")
-    vae = Path(source) / "vae" / "weights.npz"
+    vae = vae_path(Path(source))
     return vae, vae if name == "vae" else memory_path(Path(source))

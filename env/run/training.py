@@ -133,7 +133,8 @@ def train(
         The last row of the log.
     """
     checkpoint = folder / "checkpoint.npz"
-    optimizer.build(model.trainable_variables)
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
     kept = {"model": list(model.weights), "optimizer": list(optimizer.variables), "carried": list(carried)}
     done = load_checkpoint(checkpoint, kept)
     log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done)

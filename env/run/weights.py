@@ -64,9 +64,10 @@ def model_paths(task: str, run: Path | None) -> Models:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
     if run is not None:
-        vae, rnn = run / "vae" / "weights.npz", memory_path(run)
+        vae, rnn = vae_path(run), memory_path(run)
         if vae.exists() and rnn.exists():
-            return Models(vae, rnn, run / "encode" / "initial.npz")
+            learned = vae.with_name("initial.npz")  # of a V that learned with M
+            return Models(vae, rnn, learned if learned.exists() else run / "encode" / "initial.npz")
         if rnn.exists() and run.resolve().is_relative_to(shipped_systems(task)):  # on the V that comes with the project
             return Models(shipped("vae", task, "weights.npz"), rnn, shipped("vae", task, "initial.npz"))
         for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
@@ -76,6 +77,12 @@ def model_paths(task: str, run: Path | None) -> Models:
     if not (own.vae.exists() and own.rnn.exists()):
         raise UserError(f"no trained V and M for {task}: run 'bash run.sh {task}' first, or give the --run that has them")
     return own
+
+
+def vae_path(run: Path) -> Path:
+    """A run's V: where it learned with M, the one of that M; else that of the vae stage."""
+    learned = (run / "controller" / "vae.npz", run / "rnn" / "vae.npz")
+    return next((path for path in learned if path.exists()), run / "vae" / "weights.npz")
 
 
 def memory_path(run: Path) -> Path:
