@@ -68,7 +68,7 @@ def make_step(memory: Memory, optimizer: keras.Optimizer | None, learner: ActorC
     options, kind, own = settings.actor_critic, KINDS[settings.memory], settings.of_memory
     dreams = options.batch * options.starts
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=options.xla or None)
     def step(*parts: tf.Tensor) -> dict[str, tf.Tensor]:
         batch, seed = Batch(*parts[:-1]), parts[-1]
         seeds = tf.random.split(seed, 2)

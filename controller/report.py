@@ -49,7 +49,8 @@ def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict
     lines += ["| ![the agent in the world](agent.gif) | ![the agent in M's dream](dream.gif) |", ""]
     lines += ["| the world | what M sees of it (V's picture of its state) | M's dream from every 50th step on, with the same actions |"]
     lines += ["|---|---|---|", "| ![the world, M's state and M's dream](openloop.gif) | | |", ""]
-    lines += [f"![{name}]({name}.png)\n" for name in ("moments", "reconstructions", "vae", "rnn", "controller")]
+    shown = [name for name in ("moments", "reconstructions", "vae", "rnn", "controller") if (run.path / "report" / f"{name}.png").exists()]
+    lines += [f"![{name}]({name}.png)\n" for name in shown]
     if task.name in SCORES and settings.is_papers:
         lines += ["## Beside the paper", "", *(f"{table.markdown()}\n" for table in all_tables(of_run(task, run.path)))]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
@@ -88,7 +89,8 @@ def make_report(run: Run, task: Task) -> None:
     pictures.plot_reconstructions(frames, decoded, folder / "reconstructions.png")
     for stage, title in (("vae", "V"), ("rnn", "M")):
         original = ORIGINAL_TRAINING.get(task.name, {}).get(stage, {}) if stage == "vae" or settings.memory == "mdnrnn" else {}
-        pictures.plot_terms(run.stage(stage).log, folder / f"{stage}.png", title, original)
+        if run.stage(stage).log.exists():  # a V or an M that was taken, may come without
+            pictures.plot_terms(run.stage(stage).log, folder / f"{stage}.png", title, original)
     ours = evolution(settings.controller) if settings.trainer == "cmaes" else "ours"
     pictures.plot_controller(run.stage("controller").log, folder / "controller.png", task.name, ours)
     video, score = pictures.video_frames(task, settings, agent)

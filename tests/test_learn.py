@@ -104,6 +104,24 @@ def test_an_actor_learns_in_the_papers_dream(tmp_path):
     assert not (run / "controller" / "memory.npz").exists()
 
 
+@pytest.mark.slow
+def test_v_learns_with_m_and_c_from_pixels(tmp_path):
+    """From a V of random weights; what is scored, shown and dreamt has the V that M learned with."""
+    run = tmp_path / "pixels"
+    words = ("--memory", "rssm", "--trainer", "actor_critic", "--run", run, *TINY, *ACTOR, "--vae-source", "random")
+    words += ("--rssm-observations", "pixels", "--rssm-batch", "2", "--rssm-window", "10", "--actor-critic-batch", "2")
+    ok(run_python("controller/pipeline.py", "carracing", *words, "--actor-critic-window", "10", "--actor-critic-train-ratio", "0.75"))
+    random, after_m, best = (
+        load_arrays(run / path)[0]["enc_conv1/kernel"] for path in ("vae/weights.npz", "rnn/vae.npz", "controller/vae.npz")
+    )
+    assert 0 < np.abs(after_m - random).max() and 0 < np.abs(best - after_m).max()
+    scores = json.loads((run / "evaluate" / "scores.json").read_text())
+    assert scores["fingerprints"]["vae"] == fingerprint(run / "controller" / "vae.npz")
+    assert load_arrays(run / "controller" / "initial.npz")[0]["mu"].shape == (4, 32)
+    assert read_episode(episode_path(run / "controller" / "played", 0))["obs"].shape == (41, 64, 64, 3)
+    assert (run / "report" / "openloop.gif").exists()
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
