@@ -112,7 +112,7 @@ def test_v_learns_with_m_and_c_from_pixels(tmp_path):
     words += ("--rssm-observations", "pixels", "--rssm-batch", "2", "--rssm-window", "10", "--actor-critic-batch", "2")
     ok(run_python("controller/pipeline.py", "carracing", *words, "--actor-critic-window", "10", "--actor-critic-train-ratio", "0.75"))
     random, after_m, best = (
-        load_arrays(run / path)[0]["enc_conv1/kernel"] for path in ("vae/weights.npz", "rnn/vae.npz", "controller/vae.npz")
+        load_arrays(run / path)[0]["conv_vae/enc_conv1/kernel"] for path in ("vae/weights.npz", "rnn/vae.npz", "controller/vae.npz")
     )
     assert 0 < np.abs(after_m - random).max() and 0 < np.abs(best - after_m).max()
     scores = json.loads((run / "evaluate" / "scores.json").read_text())
