@@ -167,9 +167,10 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
         tf.nest.map_structure(lambda t: t.numpy(), terms)
         return units
 
+    startup = time.monotonic() - started
     updates = {UPDATES: measure_updates(task, settings)} if settings.trainer == "actor_critic" else {}
     return updates | {
-        STARTUP: time.monotonic() - started,
+        STARTUP: startup,
         "vae": rate(lambda: count(batch, train_v(frames, seed))),
         "encode": rate(lambda: count(batch, encode(frames))),
         "rnn": rate(lambda: count(sequences * length, train_m(*map(tf.constant, parts), seed))),

@@ -3,12 +3,14 @@
     python controller/pipeline.py carracing
     python controller/pipeline.py carracing --scale day --run runs/mine --controller-population 32
     python controller/pipeline.py doom --temperatures 0.1,0.5,1.0,1.15,1.3
+    python controller/pipeline.py carracing --memory rssm --trainer actor_critic
     python controller/pipeline.py carracing --table
     python controller/pipeline.py doom --table --es-seeds 1,2,3
 
 A finished stage is skipped, an interrupted one resumes; a stage that was made with other settings is named, not reused.
 With --temperatures, --table or --es-seeds, V and M are made once, and then several C's on them: at each temperature of dreams, for each
 row of the paper's table, by evolutions with each of these seeds (see controller/results/studies.py).
+With another --memory or --trainer than the paper's, the same stages make another agent (README, "The second system").
 Stages that play episodes run on MPI ranks, one for each core (--ranks), the others use all cores or the GPU.
 """
 
