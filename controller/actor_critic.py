@@ -160,6 +160,8 @@ class ActorCritic(keras.Model):
         super().__init__(name="actor_critic")
         self.options, self.feature_names, self.temperature = options, feature_names, temperature
         self.actor = Actor(policy, actions)
+        # Through M the gradient has far less variance (Dreamer, DreamerV2: for continuous control); no gradient goes through a choice.
+        self.through_m = self.actor.continuous if options.gradient == "auto" else options.gradient == "dynamics"
         self.worth = TwoHot(BINS)
         self.critic = Network(policy.inputs, options.hidden, BINS, "critic", layers=2, zero=True)
         self.slow = Network(policy.inputs, options.hidden, BINS, "slow", layers=2, zero=True)
@@ -212,7 +214,7 @@ class ActorCritic(keras.Model):
             memory, start, noise: as in `dream`.
             alive: whether the recorded episode goes on after the start, float32 [N].
         """
-        options, through_m = self.options, self.options.gradient == "dynamics"
+        options, through_m = self.options, self.through_m
         dreamt = self.dream(memory, start, noise)
         if not through_m:
             dreamt = Dreamt(*map(tf.stop_gradient, dreamt))

@@ -24,7 +24,7 @@ from env.run.files import load_arrays, save_arrays
 from env.run.settings import Settings
 from env.run.stages import Stage
 from env.run.weights import is_shipped, model_paths
-from env.tasks import Task
+from env.tasks import Task, as_shipped
 from rnn.memory import Memory, State, load_memory
 from vae.vae import ConvVAE, load_vae
 
@@ -228,10 +228,9 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
         UserError: as `load_models` and `load_controller`; the run's C was evolved on another V and M than it has now; or C is of
             a size that V and M do not give.
     """
-    paper = task.scales["paper"]
     on_shipped = is_shipped(weights, task.name)
     if on_shipped:
-        settings = dataclasses.replace(settings, vae=paper.vae, rnn=paper.rnn)
+        settings = as_shipped(settings, task)
     elif weights == run / "controller" / "best.npz":
         Stage(run, "controller", settings).check_inputs()
     params, settings = load_controller(weights, task, settings)
@@ -239,7 +238,7 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
     if params.shape != (agent.policy.size,):
         raise UserError(
             f"weights file {weights} has parameters of shape {params.shape}, expected ({agent.policy.size},) "
-            f"for vae.z_size {settings.vae.z_size} and rnn.units {settings.rnn.units}"
+            f"for vae.z_size {settings.vae.z_size} and an M of {settings.of_memory.units} units"
         )
     agent.set_candidates(params[None])
     return agent, settings

@@ -45,7 +45,7 @@ from env.run.rundir import Run, RunInUse, saved_settings
 from env.run.settings import MEMORIES, TRAINERS, Settings
 from env.run.stages import Stage
 from env.run.weights import controller_path, fingerprint, fingerprints, is_shipped, model_paths, shipped_run, shipped_systems
-from env.tasks import Task
+from env.tasks import Task, as_shipped
 
 if TYPE_CHECKING:
     from controller.simulate import Simulator
@@ -127,8 +127,7 @@ def constant_policy(words: str | None, task: Task, settings: Settings) -> Scored
     if settings.evaluate.dream_episodes:
         from controller.simulate import constant_simulator
 
-        paper = task.scales["paper"]
-        scored.settings = dataclasses.replace(settings, vae=paper.vae, rnn=paper.rnn)
+        scored.settings = as_shipped(settings, task)
         scored.dream = constant_simulator(task, scored.settings)
         scored.fingerprints = fingerprints(model_paths(task.name, None))
     return scored

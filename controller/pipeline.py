@@ -97,6 +97,10 @@ def main() -> None:
     task, path, settings = resolve(parsed, None)
     check_device(settings)
     asked = parsed.table or parsed.temperatures is not None or parsed.es_seeds is not None
+    if parsed.table and not settings.is_papers:
+        raise UserError("--table is the paper's, of its own memory and trainer: leave out --memory and --trainer, or --table")
+    if parsed.es_seeds is not None and settings.trainer != "cmaes":
+        raise UserError("--es-seeds are those of CMA-ES: give --trainer actor_critic another --seed, in another --run")
     studies = plan_studies(path, settings, parsed.temperatures, parsed.table, parsed.es_seeds) if asked else []
     waiting = waiting_stages(path, settings, SHARED if studies else STAGES)
     report = [] if studies else ["report"]

@@ -170,6 +170,12 @@ def system(settings: Settings, memory: str, trainer: str) -> Settings:
     return replace(settings, **{name: SECTIONS[name]() for name in unused(memory, trainer)})
 
 
+def as_shipped(settings: Settings, task: Task) -> Settings:
+    """The settings with the memory and trainer, V and M of the agent that comes with the project: the paper's."""
+    paper = task.scales["paper"]
+    return replace(settings, memory=paper.memory, trainer=paper.trainer, vae=paper.vae, rnn=paper.rnn)
+
+
 def three_scales(name: str, smoke_steps: int = 100, **sections: Any) -> dict[str, Settings]:
     """Settings for a game of one's own: the paper's, but that episodes end when the game says so, M learns from windows of them,
     and there is one kind of drawing.

@@ -43,7 +43,7 @@ NEVER = HORIZONS[-1] + 1  # or not within any horizon
 
 def check_recordings(settings: Settings, recordings: Path) -> None:
     """Raise UserError when the recorded games are not those of C, or without the short ones."""
-    if not settings.rnn.restart:
+    if not settings.dream_ends:
         raise UserError(f"the M of {settings.task} knows of no death: there is nothing to compare")
     if settings.extract.policy != "controller" or settings.extract.min_frames > 1:
         raise UserError(f"{recordings} holds other games than all of C's: record with --policy controller --min-frames 1")

@@ -173,19 +173,21 @@ class ActorCritic:
     """C as an actor that learns in M's imagination, beside a critic (Dreamer, Hafner et al. 2020; DreamerV3), in the place of CMA-ES."""
 
     updates: int = setting(20000, "training steps", low=1, resumable=True)
-    batch: int = setting(16, "recorded sequences in a training batch", low=1)
-    window: int = setting(64, "frames in each of them", low=2)
+    batch: int = setting(32, "recorded sequences in a training batch", low=1)
+    window: int = setting(32, "frames in each of them", low=2)
     capacity: int = setting(2_000_000, "played frames that are kept in memory to learn from: the newest (200 bytes each, about)", low=2)
     horizon: int = setting(15, "steps that are imagined from each start", low=1)
-    starts: int = setting(16, "imagination starts at the last so many frames of each recorded sequence", low=1)
+    starts: int = setting(8, "imagination starts at the last so many frames of each recorded sequence", low=1)
     gamma: float = setting(0.997, "discount of each step", low=0, high=1)
     lam: float = setting(0.95, "lambda of the returns: 0 trusts the critic after one step, 1 only at the horizon", low=0, high=1)
     entropy: float = setting(3e-4, "weight of the actor's entropy", low=0)
     gradient: str = setting(
-        "reinforce", "how the actor learns: from the log probability of what it did, or through M", choices=("reinforce", "dynamics")
+        "auto",
+        "how the actor learns: from the log probability of what it did, or through M's dynamics; auto: through M where actions are numbers",
+        choices=("auto", "reinforce", "dynamics"),
     )
-    actor_rate: float = setting(1e-4, "Adam's learning rate for the actor", low=0)
-    critic_rate: float = setting(1e-4, "Adam's learning rate for the critic", low=0)
+    actor_rate: float = setting(2e-4, "Adam's learning rate for the actor", low=0)
+    critic_rate: float = setting(2e-4, "Adam's learning rate for the critic", low=0)
     grad_clip: float = setting(100.0, "the norm of the gradients of each of the two is clipped to this", low=0)
     hidden: int = setting(256, "units of the critic's two hidden layers", low=1)
     slow_rate: float = setting(0.02, "by this share the slow critic moves to the critic at each step", low=0, high=1)
@@ -233,6 +235,11 @@ class Settings:
     def sees_pixels(self) -> bool:
         """Whether M learns from frames, and V with it."""
         return self.memory == "rssm" and self.rssm.observations == "pixels"
+
+    @property
+    def dream_ends(self) -> bool:
+        """Whether M knows that episodes end."""
+        return self.memory == "rssm" or self.rnn.restart
 
     @property
     def is_papers(self) -> bool:
