@@ -30,6 +30,7 @@ from rnn.heads import Network, TwoHot
 from rnn.memory import Batch, Memory, State
 
 LEAST_STD, MOST_STD = 0.1, 1.0  # of what the actor draws (DreamerV3)
+SURE = 8.0  # the largest logit of a discrete action: where tanh tells two outputs apart, the logits do, and the other way round
 BINS = 63  # of the critic's answers
 SCALE_RATE, SCALE_LOW, SCALE_HIGH = 0.01, 5.0, 95.0  # of the running range of returns (DreamerV3)
 
@@ -38,7 +39,7 @@ class Actor(keras.Model):
     """Who acts: a distribution over C's outputs y, of which the game makes actions (env/actions.py).
 
     Continuous actions: normal, its mean C's tanh output, its deviation between LEAST_STD and MOST_STD by a linear map of what C sees.
-    Discrete ones: categorical, its logits C's outputs before the last tanh, mixed with a hundredth of the uniform one.
+    Discrete ones: categorical, its logits SURE times C's outputs, mixed with a hundredth of the uniform one.
 
     Args:
         policy: C's shape.
@@ -61,7 +62,7 @@ class Actor(keras.Model):
         """features [..., F] -> the means and deviations of y [..., A]; or log probabilities of each action, twice, if it is discrete."""
         sums = self.policy.sums(self.params, features)
         if not self.continuous:
-            logs = tf.math.log(0.99 * tf.nn.softmax(sums) + 0.01 / self.policy.outputs)
+            logs = tf.math.log(0.99 * tf.nn.softmax(SURE * tf.tanh(sums)) + 0.01 / self.policy.outputs)
             return logs, logs
         share = tf.sigmoid(self.deviation(features) + 2.0)
         return tf.tanh(sums), LEAST_STD + (MOST_STD - LEAST_STD) * share

@@ -23,7 +23,7 @@ from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import is_shipped, model_paths
+from env.run.weights import fingerprints, is_shipped, model_paths
 from env.tasks import Task, as_shipped
 from rnn.memory import Memory, State, load_memory
 from vae.vae import ConvVAE, load_vae
@@ -216,7 +216,17 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
     if missing:
         raise UserError(f"weights file {path} does not say its {', '.join(missing)}: an older version made it")
     shape = {key: meta[key] for key in SHAPE}
-    return arrays["params"], dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
+    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
+    settings.check()
+    return arrays["params"], settings
+
+
+def check_made_with(weights: Path, now: dict[str, str]) -> None:
+    """Raise UserError when a C that learned together with V or M would play with others."""
+    then = load_arrays(weights)[1].get("made_with", {})
+    changed = [{"vae": "V", "rnn": "M"}[part] for part in then if then[part] != now[part]]
+    if changed:
+        raise UserError(f"{weights} learned with another {' and '.join(changed)} than it would play with: restore what lay beside it")
 
 
 def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tuple[Agent, Settings]:
@@ -234,6 +244,7 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
     elif weights == run / "controller" / "best.npz":
         Stage(run, "controller", settings).check_inputs()
     params, settings = load_controller(weights, task, settings)
+    check_made_with(weights, fingerprints(model_paths(task.name, None if on_shipped else run)))
     agent = make_agent(task, settings, *load_models(task, settings, None if on_shipped else run))
     if params.shape != (agent.policy.size,):
         raise UserError(

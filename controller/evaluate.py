@@ -360,7 +360,7 @@ def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
     if parsed.ranks is not None and parsed.ranks < 1:
         raise UserError(f"--ranks is {parsed.ranks}: it must be at least 1")
     if parsed.original is None and parsed.policy is None:
-        controller_path(task.name, path, parsed.run is not None, parsed.weights, parsed.shipped)
+        controller_path(task.name, path, parsed.run is not None or not settings.is_papers, parsed.weights, parsed.shipped)
     return parsed, task, path, settings
 
 

@@ -37,12 +37,12 @@ from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays, save_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
-from env.run.weights import model_paths, save_weights, vae_path
+from env.run.weights import fingerprints, model_paths, save_weights, vae_path
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
 from rnn.replay import Replay
 from rnn.sequences import usable_episodes
-from vae.encode import latents_of, make_encoder, save_initial
+from vae.encode import first_frames, latents_of, make_encoder, save_initial
 from vae.train import episode_paths, vae_meta
 
 if TYPE_CHECKING:
@@ -181,8 +181,10 @@ class Learning:
         self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)
         self.step = make_step(self.memory, self.optimizer, self.learner, settings)
         options = settings.actor_critic
-        self.replay = Replay(options.capacity, settings.vae.z_size, task.actions.size, self.memory.with_last, self.learns_to_see)
+        capacity = min(options.capacity, frames_to_come(run))
+        self.replay = Replay(capacity, settings.vae.z_size, task.actions.size, self.memory.with_last, self.learns_to_see)
         self.play = Play(run, task, self.memory, self.learner, self.vae) if self.online else None
+        self.first: np.ndarray | None = None
         self.arrays = FRAMES if self.learns_to_see else LATENTS
         self.recall()
         best = self.folder / "best.npz"
@@ -202,6 +204,7 @@ class Learning:
             assert self.play is not None
             self.replay.add(read_episode(self.play.path(number), self.arrays))
         self.replay.all_seen()
+        self.replay.check(options.window)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -229,7 +232,7 @@ class Learning:
         """Play, if the real world is played, then learn; returns the log's row."""
         options, began = self.settings.actor_critic, time.monotonic()
         row: dict[str, float] = {}
-        count = OFFLINE_ROUND
+        count = min(OFFLINE_ROUND, options.eval_every - self.updates % options.eval_every)
         if self.play:
             self.replay.all_seen()  # of the last round: what a resumed run cannot know
             scores, steps = self.play.round(self.rounds)
@@ -259,19 +262,36 @@ class Learning:
         """Keep C, and M with it, if they are the best so far; returns what the log's row gets."""
         from controller.agent import save_controller
 
-        note = {"update": self.updates, "steps": self.steps, "score": float(scores.mean()), "std": float(scores.std()), "episodes": scores.size}
+        note: dict[str, Any] = {"update": self.updates, "steps": self.steps, "score": float(scores.mean()), "std": float(scores.std()), "episodes": scores.size}
         save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
-        if note["score"] > self.best:
+        if note["score"] >= self.best:  # again the best, after a kill between these files and the checkpoint
             self.best = note["score"]
-            save_controller(self.folder / "best.npz", self.candidate(), self.settings, note)
-            if self.online:
-                meta = memory_meta(self.task, self.settings) | {"update": self.updates}
-                save_weights(self.folder / "memory.npz", self.memory, meta)
+            # V and M first: without C, which says which ones it needs, they mean nothing.
             if self.learns_to_see:
                 save_weights(self.folder / "vae.npz", self.vae, vae_meta(self.settings, self.updates))
                 encode = make_encoder(self.folder / "vae.npz", self.settings.vae.z_size)
-                save_initial(self.folder / "initial.npz", encode, episode_paths(self.run))
+                if self.first is None:
+                    self.first = first_frames(episode_paths(self.run))
+                save_initial(self.folder / "initial.npz", encode, self.first)
+            if self.online:
+                meta = memory_meta(self.task, self.settings) | {"update": self.updates}
+                save_weights(self.folder / "memory.npz", self.memory, meta)
+                note |= {"made_with": fingerprints(model_paths(self.task.name, self.run.path))}
+            save_controller(self.folder / "best.npz", self.candidate(), self.settings, note)
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
+
+
+def frames_to_come(run: Run) -> int:
+    """The most frames that a run's learning can see: those recorded, and those to be played."""
+    settings, options = run.settings, run.settings.actor_critic
+    longest = settings.world.max_steps + 1
+    recorded, a_round = settings.extract.episodes * longest, options.round_episodes * longest
+    if settings.controller.world != "real":
+        return recorded
+    if not options.train_ratio:  # one update a round
+        return recorded + options.updates * a_round
+    steps = options.updates * options.batch * options.window / options.train_ratio
+    return recorded + 2 * int(steps) + a_round  # an episode of one step has two frames
 
 
 def model_start(run: Run) -> Path:
@@ -347,7 +367,7 @@ def learn(run: Run, task: Task) -> None:
         due = learning.updates // options.eval_every
         row = learning.learn_round()
         bar.update(learning.updates - bar.n)
-        if learning.updates // options.eval_every > due or (learning.updates == options.updates and not np.isfinite(learning.best)):
+        if learning.updates // options.eval_every > due:
             scoring = time.monotonic()
             row |= learning.keep(score()) | {"eval_seconds": time.monotonic() - scoring}
         log.append(row)
@@ -361,6 +381,9 @@ def learn(run: Run, task: Task) -> None:
             learning.save()
             saved = time.monotonic()
     bar.close()
+    if not np.isfinite(learning.best):  # ended before any scoring was due
+        learning.keep(score())
+        learning.save()
     stage.finish({"updates": learning.updates, "steps": learning.steps, "best": learning.best})
     print(f"controller: {learning.updates} updates, {learning.steps} steps played, best scoring {learning.best:.1f} -> {stage.dir / 'best.npz'}")
 

@@ -28,6 +28,7 @@ import subprocess
 import time
 
 from controller.estimate import describe, measure
+from controller.learn import check_actor
 from controller.results.studies import OWN, SHARED, link_stages, plan_studies
 from env.run.command import SHOW, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
@@ -96,6 +97,8 @@ def main() -> None:
     mpirun(parsed.ranks)
     task, path, settings = resolve(parsed, None)
     check_device(settings)
+    if settings.trainer == "actor_critic":
+        check_actor(task, settings)
     asked = parsed.table or parsed.temperatures is not None or parsed.es_seeds is not None
     if parsed.table and not settings.is_papers:
         raise UserError("--table is the paper's, of its own memory and trainer: leave out --memory and --trainer, or --table")

@@ -210,7 +210,7 @@ def main() -> None:
     title = f"{task.shown}, M's dream" if parsed.dream else task.shown
     window = open_window(title)
     limit_threads()
-    game = make_game(task, settings, run, parsed.run is not None, parsed.dream, parsed.temperature)
+    game = make_game(task, settings, run, parsed.run is not None or not settings.is_papers, parsed.dream, parsed.temperature)
     play(game, task, window, title, settings.seed, parsed.episodes)
 
 

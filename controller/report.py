@@ -85,7 +85,7 @@ def make_report(run: Run, task: Task) -> None:
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, slots=1))
     agent, settings = load_agent(task, settings, run.path, run.path / "controller" / "best.npz")
     frames = pictures.sample_frames(run)
-    decoded = agent.vae(frames).numpy()
+    decoded = pictures.seen(agent, frames, settings.sees_pixels)
     pictures.plot_reconstructions(frames, decoded, folder / "reconstructions.png")
     for stage, title in (("vae", "V"), ("rnn", "M")):
         original = ORIGINAL_TRAINING.get(task.name, {}).get(stage, {}) if stage == "vae" or settings.memory == "mdnrnn" else {}

@@ -27,7 +27,7 @@ from env.run.files import REPOSITORY, load_arrays, save_arrays, write_json
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import fingerprint, memory_path, shipped, shipped_run
+from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_run
 from env.tasks import Task
 
 # Pictures of a report that are shipped: floor, name there, name here.
@@ -85,13 +85,17 @@ def ship_system(task: Task, run: Path, settings: Settings) -> None:
     """Copy the agent of a run with another memory or trainer than the paper's, laid out as a run; its V only if it is not the one that
     comes with the project."""
     target = shipped_run(task.name, settings.memory, settings.trainer)
+    models, projects = model_paths(task.name, run), shipped("vae", task.name, "weights.npz")
+    own_vae = not projects.exists() or fingerprint(models.vae) != fingerprint(projects)
+    params, meta = load_arrays(run / "controller" / "best.npz")
     shutil.rmtree(target, ignore_errors=True)
-    own_vae = fingerprint(run / "vae" / "weights.npz") != fingerprint(shipped("vae", task.name, "weights.npz"))
     if own_vae:
-        copy_weights(run / "vae" / "weights.npz", target / "vae" / "weights.npz", True)
-        copy_weights(run / "encode" / "initial.npz", target / "encode" / "initial.npz", True)
-    copy_weights(memory_path(run), target / memory_path(run).relative_to(run), True)
-    copy_weights(run / "controller" / "best.npz", target / "controller" / "best.npz", False)
+        for path in (models.vae, models.initial):
+            copy_weights(path, target / path.relative_to(run), True)
+    copy_weights(models.rnn, target / models.rnn.relative_to(run), True)
+    # C's numbers stay; what it says of the V and M that it learned with are their rounded ones.
+    made_with = {"made_with": fingerprints(model_paths(task.name, target))} if "made_with" in meta else {}
+    save_arrays(target / "controller" / "best.npz", params, meta | made_with, compress=9)
     for log in [f"{stage}/log.jsonl" for stage in (*(("vae",) if own_vae else ()), "rnn", "controller")]:
         if (run / log).exists():
             (target / log).parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from typing import Any
 
-from controller.results.evidence import Evidence, of_run, of_shipped
+from controller.results.evidence import Agent, Evidence, of_run, of_shipped
 from controller.results.tables import Table, all_tables
 from env.run.command import GAMES, run_command
 from env.run.compute import limit_threads
@@ -61,6 +61,11 @@ def write_out(folder: Path, evidence: Evidence, text: str) -> None:
     print(f"verify: {folder / name}.md")
 
 
+def whole(evidence: Evidence) -> list[Agent]:
+    """All agents of a game, those of other systems, too."""
+    return [*evidence.agents, *(agent for agent, _ in evidence.systems)]
+
+
 def main() -> None:
     parser = OneLineParser(description=__doc__, prog="verify.py")
     parser.add_argument("task", nargs="?", default="all", metavar="TASK", help=f"all, {GAMES} (default: all)")
@@ -78,7 +83,7 @@ def main() -> None:
             write_out(parsed.out, evidence, text)
     if parsed.json:
         write_json(parsed.json, {name: to_json(*pair) for name, pair in checked.items()})
-    refused = [f"{name}'s {agent.name} ({agent.stale})" for name, (evidence, _) in checked.items() for agent in evidence.agents if agent.stale]
+    refused = [f"{name}'s {agent.name} ({agent.stale})" for name, (evidence, _) in checked.items() for agent in whole(evidence) if agent.stale]
     if refused:
         print(f"refused: {', '.join(refused)}: score again with controller/evaluate.py", file=sys.stderr)
         sys.exit(1)

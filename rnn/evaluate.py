@@ -219,6 +219,8 @@ def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, flo
 
 def score_memory(task: Task, run: Path | None, recordings: Path) -> dict[str, Any]:
     """All figures of the V and M of `run` on the recordings of another run."""
+    if settings_of(task, run).sees_pixels:
+        raise UserError("this M and its V learned together from pixels: there is no z of V's own to compare its forecasts with")
     start_tensorflow()
     from rnn.memory import load_memory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from env.episodes import FRAMES, LATENTS, Episode, read_episode
 from env.run.errors import UserError
 from rnn.memory import Batch
 
+MOST_MEMORY = 0.7  # of the machine's
 FRESH = 4  # a batch takes at most one in so many of its sequences from what was not learned from yet
 
 
@@ -24,10 +26,16 @@ class Replay:
         z_size, actions: sizes of z and of an action.
         with_last: keep each episode's last frame, the one after its last action (rnn/memory.py, Memory).
         pixels: keep frames instead of latents.
+
+    Raises:
+        UserError: so much would not fit into this machine's memory.
     """
 
     def __init__(self, capacity: int, z_size: int, actions: int, with_last: bool, pixels: bool = False) -> None:
         self._capacity, self._with_last, self._pixels = capacity, with_last, pixels
+        size = capacity * ((64 * 64 * 3 if pixels else 4 * z_size) + 4 * (actions + 3))
+        if size > MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            raise UserError(f"a capacity of {capacity} frames takes {size / 1e9:.0f} GB, more than this machine can give: lower it")
         # Not touched before they are written to, so that they take up no memory until then.
         self._arrays: dict[str, np.ndarray] = {
             "mu": np.empty((capacity, 64, 64, 3), np.uint8) if pixels else np.empty((capacity, z_size), np.float16),
@@ -89,6 +97,11 @@ class Replay:
             if begin + window >= end:
                 self._unseen.pop(0)
         return starts
+
+    def check(self, window: int) -> None:
+        """Raise UserError when less is kept than a sequence."""
+        if len(self) < window:
+            raise UserError(f"{len(self)} frames are kept to learn from, a sequence needs {window}: record more, or take a smaller window")
 
     def fill(self, paths: list[Path]) -> None:
         """Keep episodes from files, as many as fit; the last ones of `paths` are left out if not all do."""

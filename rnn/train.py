@@ -29,7 +29,7 @@ from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, make_memory, memory_meta
 from rnn.replay import Replay
 from rnn.sequences import batches, usable_episodes
-from vae.encode import make_encoder, save_initial, vae_weights
+from vae.encode import first_frames, make_encoder, save_initial, vae_weights
 from vae.train import episode_paths, vae_meta
 
 if TYPE_CHECKING:
@@ -123,9 +123,11 @@ def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], It
     if not KINDS[settings.memory].replayed:
         return lambda done: batches(episodes, settings, done)
     rssm = settings.rssm
-    replay = Replay(rssm.capacity, settings.vae.z_size, task.actions.size, memory.with_last, settings.sees_pixels)
+    capacity = min(rssm.capacity, int((episodes.lengths + 1).sum()))
+    replay = Replay(capacity, settings.vae.z_size, task.actions.size, memory.with_last, settings.sees_pixels)
     replay.fill(episode_paths(run) if settings.sees_pixels else episodes.paths)
     replay.all_seen()
+    replay.check(rssm.window)
 
     def cut(done: int) -> Iterator[Batch]:
         for step in range(done, rssm.steps):
@@ -171,7 +173,7 @@ def train_rnn(run: Run, task: Task) -> None:
     save_weights(stage.dir / "weights.npz", memory, memory_meta(task, settings) | {"steps": own.steps})
     if vae:
         save_weights(stage.dir / "vae.npz", vae, vae_meta(settings, own.steps))
-        save_initial(stage.dir / "initial.npz", make_encoder(stage.dir / "vae.npz", settings.vae.z_size), episode_paths(run))
+        save_initial(stage.dir / "initial.npz", make_encoder(stage.dir / "vae.npz", settings.vae.z_size), first_frames(episode_paths(run)))
     stage.finish({"steps": own.steps, **row})
     print(f"rnn: {own.steps} steps, loss {row['loss']:.4f} -> {stage.dir / 'weights.npz'}")
 

@@ -250,6 +250,17 @@ def test_control_is_learned_in_a_dream(gradient):
     assert mean_reward(learner) > (0.95 if gradient == "reinforce" else 0.9) * best_mean_reward()
 
 
+def test_c_prefers_what_a_confident_actor_does():
+    """However large the sums before the last tanh: an action that the actor takes mostly is the one that C takes."""
+    actions = Discrete(3)
+    actor = Actor(Policy(1, 3), actions)
+    for sums in ([9.5, 12.0, -20.0], [1.0, 0.5, 0.9], [3.0, 4.0, 0.0]):
+        actor.params.assign([*sums, 0.0, 0.0, 0.0])
+        chances = np.exp(actor.distribution(tf.zeros((1, 1)))[0].numpy()[0])
+        taken = actions.of_outputs(actor.policy.act(tf.convert_to_tensor(actor.params)[None], tf.zeros((1, 1)))).numpy()[0].argmax()
+        assert chances[taken] == pytest.approx(chances.max(), abs=1e-6)
+
+
 @pytest.mark.parametrize("gradient", ["reinforce"])
 def test_a_bandit_finds_the_arm_that_pays(gradient):
     class Bandit(Line):

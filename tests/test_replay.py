@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from env.run.errors import UserError
 from rnn.replay import Replay
 
 
@@ -88,6 +89,13 @@ def test_what_is_new_is_learned_from_at_least_once():
 def test_a_sequence_longer_than_all_is_refused():
     with pytest.raises(ValueError, match="24 frames are kept, a sequence needs 25"):
         filled().sample(np.random.default_rng(0), 2, 25)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="more than this machine can give"):
+        Replay(10**9, 32, 3, True, pixels=True)
+    with pytest.raises(UserError, match="24 frames are kept to learn from, a sequence needs 25"):
+        filled().check(25)
 
 
 def test_the_same_generator_draws_the_same():

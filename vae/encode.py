@@ -72,9 +72,13 @@ def latents_of(encode: Encoder, episode: Episode) -> Episode:
     return rest | {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)}
 
 
-def save_initial(path: Path, encode: Encoder, episodes: list[Path]) -> None:
-    """Write mu and logvar of the first frames of recorded episodes, where dreams start, by a V that is not the encode stage's."""
-    frames = np.stack([read_episode(episode, ("obs",))["obs"][0] for episode in episodes[:INITIAL]])
+def first_frames(episodes: list[Path]) -> np.ndarray:
+    """The first frames of up to INITIAL recorded episodes, uint8 [n, 64, 64, 3]."""
+    return np.stack([read_episode(episode, ("obs",))["obs"][0] for episode in episodes[:INITIAL]])
+
+
+def save_initial(path: Path, encode: Encoder, frames: np.ndarray) -> None:
+    """Write mu and logvar of first frames, where dreams start, by a V that is not the encode stage's."""
     latents = latents_of(encode, {"obs": frames})
     save_arrays(path, {"mu": latents["mu"], "logvar": latents["logvar"]})
 

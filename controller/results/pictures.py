@@ -162,6 +162,17 @@ def plot_reconstructions(frames: np.ndarray, decoded: np.ndarray, target: Path) 
     save_figure(figure, target)
 
 
+def seen(agent: Agent, frames: np.ndarray, through_m: bool) -> np.ndarray:
+    """What is kept of single frames [n, 64, 64, 3], as V decodes it, float in 0..1. A V that learned with M from pixels draws only what M
+    makes of its z (through_m)."""
+    import tensorflow as tf
+
+    if not through_m:
+        return agent.vae(frames).numpy()
+    mu, _ = agent.vae.encode(tf.constant(frames))
+    return agent.vae.decode(agent.memory.latent(agent.memory.initial(mu, tf.zeros((len(frames), agent.memory.initial_noise))))).numpy()
+
+
 def video_frames(task: Task, settings: Settings, agent: Agent) -> tuple[list[np.ndarray], float]:
     """One episode of a one-slot agent: the world's own picture, beside it what the agent sees and what V keeps of it.
 

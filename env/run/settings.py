@@ -125,7 +125,7 @@ class Rssm:
     grad_clip: float = setting(100.0, "the norm of all gradients together is clipped to this", low=0)
     batch: int = setting(16, "sequences in a training batch", low=1)
     window: int = setting(64, "frames in a training sequence", low=2)
-    capacity: int = setting(2_000_000, "recorded frames that are kept in memory to learn from: the newest (200 bytes each, about)", low=2)
+    capacity: int = setting(2_000_000, "recorded frames that are kept in memory to learn from, at most: 150 to 300 bytes each, 12 kB if pixels are observed", low=2)
     steps: int = setting(20000, "training steps", low=1, resumable=True)
     dtype: str = setting("float32", "compute type of M's products; weights stay float32", choices=("float32", "mixed_bfloat16"))
 
@@ -175,7 +175,7 @@ class ActorCritic:
     updates: int = setting(20000, "training steps", low=1, resumable=True)
     batch: int = setting(32, "recorded sequences in a training batch", low=1)
     window: int = setting(32, "frames in each of them", low=2)
-    capacity: int = setting(2_000_000, "played frames that are kept in memory to learn from: the newest (200 bytes each, about)", low=2)
+    capacity: int = setting(2_000_000, "frames that are kept in memory to learn from, the newest: 150 to 300 bytes each, 12 kB if pixels are observed", low=2)
     horizon: int = setting(15, "steps that are imagined from each start", low=1)
     starts: int = setting(8, "imagination starts at the last so many frames of each recorded sequence", low=1)
     gamma: float = setting(0.997, "discount of each step", low=0, high=1)

@@ -79,6 +79,13 @@ class Stage:
             other = Path(self._settings.extract.agent) if self._settings.extract.agent else None
             path = controller_path(self._settings.task, other or self._run, other is not None, use_shipped=other is None)
             return fingerprints(model_paths(self._settings.task, other)) | {"controller": fingerprint(path)}
+        if self.name == "evaluate":
+            best = self._run / "controller" / "best.npz"
+            try:
+                models = fingerprints(model_paths(self._settings.task, self._run))
+            except UserError:
+                models = {}
+            return models | ({"controller": fingerprint(best)} if best.exists() else {})
         found = {name: Stage(self._run, name, self._settings).product for name in INPUTS[self.name]}
         if {"vae", "rnn"} <= set(found) and not (found["vae"] or found["rnn"]):
             try:

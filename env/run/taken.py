@@ -31,6 +31,9 @@ def take(run: Run, name: str, source: str, wanted: dict[str, Any]) -> None:
         if meta.get(key, value) != value:
             raise UserError(f"{weights} has {key} {meta[key]}, this run needs {value}: take another {name}.source")
     own = run.path / "vae" / "weights.npz"
+    for path in (vae, own) if name == "rnn" else ():
+        if not path.exists():
+            raise UserError(f"{path} is missing, which M is to learn on: take or train V first")
     if name == "rnn" and fingerprint(vae) != fingerprint(own):
         raise UserError(f"{weights} learned on another V than {own}: take V from the same source")
     stage = run.stage(name)
