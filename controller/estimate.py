@@ -1,6 +1,6 @@
 """Measure this machine for a few seconds and say how long each stage of a run will take on it.
 
-    python controller/estimate.py carracing --scale day
+python controller/estimate.py carracing --scale day
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def measure_updates(task: Task, settings: Settings) -> float:
 
     from controller.actor_critic import ActorCritic
     from controller.agent import make_policy
-    from controller.learn import make_step
+    from controller.learning import make_step
     from rnn.memory import as_batch, make_memory
     from rnn.train import make_optimizer
 
@@ -184,7 +184,11 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
     vae_frames = frames * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
-    c, options, played = settings.controller, settings.actor_critic, min(task.played_steps or settings.world.max_steps, settings.world.max_steps)
+    c, options, played = (
+        settings.controller,
+        settings.actor_critic,
+        min(task.played_steps or settings.world.max_steps, settings.world.max_steps),
+    )
     evolved = min(task.played_steps or c.dream_steps, c.dream_steps) if c.world == "dream" else played
     scorings, trained = -(-c.generations // c.eval_every), float(c.generations * c.population * c.episodes * evolved)
     if settings.trainer == "actor_critic":

@@ -346,7 +346,9 @@ def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
     if parsed.shipped and wanted != (MEMORIES[0], TRAINERS[0]):
         parsed.run, parsed.shipped = shipped_run(parsed.task, *wanted), False
         if not parsed.run.is_dir():
-            raise UserError(f"no agent with --memory {wanted[0]} and --trainer {wanted[1]} comes with the project: train one, give its --run")
+            raise UserError(
+                f"no agent with --memory {wanted[0]} and --trainer {wanted[1]} comes with the project: train one, give its --run"
+            )
     own = parsed.run is not None or not (parsed.shipped or parsed.policy or (parsed.weights and is_shipped(parsed.weights, parsed.task)))
     task, path, settings = resolve(parsed, "evaluate", own)  # what comes with the project does not depend on what runs there are
     if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):

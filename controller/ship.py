@@ -3,8 +3,8 @@
     python controller/ship.py carracing --run runs/carracing-day
 
 Writes vae/shipped/TASK, rnn/shipped/TASK and controller/shipped/TASK: weights, the trainings' logs and pictures, initial.npz (first
-frames, from which dreams start), settings.json, and the C's of the run's studies in controller/shipped/TASK/rows; a run with another memory or trainer
-than the paper's goes to controller/shipped/TASK/systems/MEMORY-TRAINER, laid out as a run. V and M are kept in half
+frames, from which dreams start), settings.json, and the C's of the run's studies in controller/shipped/TASK/rows; a run with another
+memory or trainer than the paper's goes to controller/shipped/TASK/systems/MEMORY-TRAINER, laid out as a run. V and M are kept in half
 precision: score the agents again after shipping them, as this command then says.
 """
 

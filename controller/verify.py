@@ -83,7 +83,9 @@ def main() -> None:
             write_out(parsed.out, evidence, text)
     if parsed.json:
         write_json(parsed.json, {name: to_json(*pair) for name, pair in checked.items()})
-    refused = [f"{name}'s {agent.name} ({agent.stale})" for name, (evidence, _) in checked.items() for agent in whole(evidence) if agent.stale]
+    refused = [
+        f"{name}'s {agent.name} ({agent.stale})" for name, (evidence, _) in checked.items() for agent in whole(evidence) if agent.stale
+    ]
     if refused:
         print(f"refused: {', '.join(refused)}: score again with controller/evaluate.py", file=sys.stderr)
         sys.exit(1)

@@ -228,7 +228,12 @@ def score_memory(task: Task, run: Path | None, recordings: Path) -> dict[str, An
     memory = load_memory(paths.rnn, task, settings_of(task, run))
     with tempfile.TemporaryDirectory() as folder:
         latents = encode_recordings(task, run, recordings, Path(folder))
-        figures: dict[str, Any] = {"task": task.name, "memory": settings_of(task, run).memory, "fingerprints": fingerprints(paths), "episodes": len(latents)}
+        figures: dict[str, Any] = {
+            "task": task.name,
+            "memory": settings_of(task, run).memory,
+            "fingerprints": fingerprints(paths),
+            "episodes": len(latents),
+        }
         figures |= {f"loss_{key}" if key != "loss" else key: value for key, value in likelihood(memory, latents).items()}
         episodes = [read_episode(path, LATENTS) for path in latents]
         if max(len(episode["done"]) for episode in episodes) >= EVERY + AHEAD[-1]:

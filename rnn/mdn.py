@@ -47,9 +47,7 @@ def log_prob(output: tf.Tensor, mixtures: int, z: tf.Tensor) -> tf.Tensor:
     return mixture(output, mixtures).log_prob(z)
 
 
-def sample(
-    output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor, choice: tf.Tensor, noise: tf.Tensor
-) -> tf.Tensor:
+def sample(output: tf.Tensor, mixtures: int, temperature: float | tf.Tensor, choice: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
     """A sample of `mixture(output, mixtures, temperature)` from given noise: the next z, in few operations and reproducibly.
 
     tfp's own sampler draws all K Gaussians and throws K - 1 away; a dream spends its time here.

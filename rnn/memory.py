@@ -128,9 +128,7 @@ def _make_mdnrnn(task: Task, settings: Settings, dtype: str) -> Memory:
     from rnn.rnn import MDNRNN
 
     rnn = settings.rnn
-    return MDNRNN(
-        settings.vae.z_size, task.actions.size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, task.step_reward, dtype
-    )
+    return MDNRNN(settings.vae.z_size, task.actions.size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, task.step_reward, dtype)
 
 
 def _make_rssm(task: Task, settings: Settings, dtype: str) -> Memory:

@@ -146,7 +146,8 @@ class MDNRNN(keras.Model):
         for an M with restart, the cross entropy of each next restart.
 
         z is sampled anew for each batch, so that M learns the spread of V's posterior instead of one draw from it. h and c
-        are set to zero before a step whose frame is an episode's first.
+        are set to zero before a step whose frame is an episode's first. An episode's end that is no death but a limit of steps has
+        no part in the restart's loss (the original took it for a death; its recordings hardly ever reach the limit).
 
         Args:
             batch: sequences [B, T].
@@ -167,6 +168,8 @@ class MDNRNN(keras.Model):
             return {"loss": z_loss}, carried
         target = first[:, 1:]
         weight = 1.0 + (self.restart_weight - 1.0) * target
+        # An episode that a limit of steps cut did not end by a death, and nothing says whether it would have.
+        weight *= 1.0 - target * (1.0 - tf.cast(batch.done, tf.float32)[:, :-1])
         restart_loss = tf.reduce_mean(weight * tf.nn.sigmoid_cross_entropy_with_logits(target, logit))
         return {"loss": z_loss + restart_loss, "z": z_loss, "restart": restart_loss}, carried
 

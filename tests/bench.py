@@ -8,7 +8,8 @@
 world: CarRacing as the agent sees it, with our drawing, with gymnasium's picture, and with gymnasium's own drawing.
 drawing: how near our drawing is to gymnasium's. loop: the whole agent, V + M + C + world.
 dream: Doom's dream, steps of living dreams only. extract, encode: recording, and turning recordings into latents.
-vae, rnn: the trainings of V and M. imagine: the RSSM's posterior and imagination, and an actor-critic's training step. scaling: 2 ranks against one, and how long ranks wait for each other.
+vae, rnn: the trainings of V and M. imagine: the RSSM's posterior and imagination, and an actor-critic's training step.
+scaling: 2 ranks against one, and how long ranks wait for each other.
 memory: of V's training and of a rank. all: all of these. growth: how throughput and memory change with slots, lanes,
 population, episodes on disk and the size of z; it takes some minutes and is not part of all.
 

@@ -111,7 +111,7 @@ def test_other_features_and_a_hidden_layer_drive_too(task, settings, models, nam
     assert policy.size == size
     agent = Agent(task.actions, *models, policy, names, 2, STEPS)
     agent.set_candidates(np.random.default_rng(0).standard_normal((1, size)))
-    results = (record(task, settings, agent, [Job(i, 0, i) for i in range(2)]))
+    results = record(task, settings, agent, [Job(i, 0, i) for i in range(2)])
     assert [r.length for r in results] == [STEPS, STEPS]
     assert all(np.ptp(r.episode["action"][:, 0]) > 0 for r in results)
 

@@ -53,6 +53,13 @@ BUGS = [
         "tests/test_agent.py::test_recorded_episodes_pair_a_frame_with_the_action_taken_on_it",
     ),
     Bug(
+        "a limit of steps is a death",
+        "rnn/rnn.py",
+        "weight *= 1.0 - target * (1.0 - tf.cast(batch.done, tf.float32)[:, :-1])",
+        "weight *= 1.0",
+        "tests/test_rnn.py::test_the_loss_of_death_against_numpy",
+    ),
+    Bug(
         "death weighs no more than life",
         "rnn/rnn.py",
         "weight = 1.0 + (self.restart_weight - 1.0) * target",
@@ -245,7 +252,7 @@ BUGS = [
     ),
     Bug(
         "an episode knows the state of the one before",
-        "rnn/rssm.py",
+        "rnn/recurrence.py",
         "State(h * keep, s * keep)",
         "State(h, s)",
         f"{RSSM}nothing_from_before_an_episodes_first_frame_is_known_after_it",

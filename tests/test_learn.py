@@ -16,8 +16,8 @@ from env.episodes import LATENTS, episode_path, read_episode
 from env.run.files import load_arrays, read_jsonl
 from env.run.weights import fingerprint
 
-TINY = ("--scale", "smoke", "--max-steps", "40", "--extract-episodes", "4", "--rssm-steps", "6", "--evaluate-episodes", "2", "--no-estimate")
-ACTOR = ("--actor-critic-updates", "9", "--actor-critic-eval-every", "3", "--controller-eval-episodes", "2", "--actor-critic-train-ratio", "3")
+TINY = "--scale smoke --max-steps 40 --extract-episodes 4 --rssm-steps 6 --evaluate-episodes 2 --no-estimate".split()
+ACTOR = "--actor-critic-updates 9 --actor-critic-eval-every 3 --controller-eval-episodes 2 --actor-critic-train-ratio 3".split()
 
 
 def ok(result):
@@ -84,8 +84,8 @@ def test_c_is_evolved_in_an_rssms_dreams_of_the_track(online, tmp_path):
     run.mkdir()
     for stage in ("extract", "vae", "encode", "rnn"):
         shutil.copytree(online / stage, run / stage)
-    words = ("--memory", "rssm", "--run", run, *TINY, "--vae-source", "shipped", "--controller-world", "dream", "--evaluate-dream-episodes", "2")
-    result = ok(run_python("controller/pipeline.py", "carracing", *words, "--ranks", "2"))
+    words = "--memory rssm --vae-source shipped --controller-world dream --evaluate-dream-episodes 2 --ranks 2".split()
+    result = ok(run_python("controller/pipeline.py", "carracing", "--run", run, *TINY, *words))
     assert "in M's dream at temperature 1" in result.stdout
     rows = read_jsonl(run / "controller" / "log.jsonl")
     assert [row["generation"] for row in rows] == [1, 2]
@@ -95,9 +95,9 @@ def test_c_is_evolved_in_an_rssms_dreams_of_the_track(online, tmp_path):
 def test_an_actor_learns_in_the_papers_dream(tmp_path):
     """Doom's MDN-RNN, whose dream has a reward of 1 a step and an end: offline, scored in dreams."""
     run = tmp_path / "doom"
-    flags = ("--trainer", "actor_critic", "--run", run, "--scale", "smoke", "--max-steps", "120", "--extract-episodes", "5", "--no-estimate")
-    flags += ("--vae-source", "shipped", "--rnn-window", "20", "--rnn-steps", "6", "--evaluate-episodes", "2", "--evaluate-dream-episodes", "2")
-    ok(run_python("controller/pipeline.py", "doom", *flags, "--controller-dream-steps", "60", *ACTOR))
+    words = "--trainer actor_critic --scale smoke --max-steps 120 --extract-episodes 5 --no-estimate --vae-source shipped".split()
+    words += "--rnn-window 20 --rnn-steps 6 --evaluate-episodes 2 --evaluate-dream-episodes 2 --controller-dream-steps 60".split()
+    ok(run_python("controller/pipeline.py", "doom", "--run", run, *words, *ACTOR))
     rows = read_jsonl(run / "controller" / "log.jsonl")
     assert rows[-1]["update"] == 9
     assert rows[-1]["eval"] > 0 and "played" not in rows[-1]
@@ -129,6 +129,7 @@ def test_v_learns_with_m_and_c_from_pixels(tmp_path):
         (("controller/pipeline.py", "carracing", "--memory", "rssm", "--extract-past-done", "yes"), "take --extract-past-done no"),
         (("controller/pipeline.py", "carracing", "--memory", "rssm", "--controller-features", "zch"), "an RSSM has no c"),
         (("controller/train.py", "doom", "--trainer", "actor_critic"), "use controller/learn.py"),
+        (("controller/pipeline.py", "doom", "--trainer", "actor_critic", "--controller-l2", "0"), "--controller-l2 means nothing with"),
         (("controller/learn.py", "doom", "--memory", "rssm"), "evolve C with controller/train.py"),
     ],
 )

@@ -218,13 +218,15 @@ def mortal():
 
 
 def test_the_loss_of_death_against_numpy(mortal):
-    """State set to zero where restart is 1, restart an input, the next restart the target, weighted 10 to 1; state carried
-    in, and out after the last step."""
+    """State set to zero where restart is 1, restart an input, the next restart the target, weighted 10 to 1, but for an episode
+    that was cut, which teaches nothing of death; state carried in, and out after the last step."""
     mu, logvar, action, noise = (random(2, 6, size, seed=seed) for seed, size in enumerate((4, 4, 1, 4)))
     restart = np.zeros((2, 6), np.float32)
-    restart[0, 3] = restart[1, 0] = restart[1, 5] = 1
+    restart[0, 3] = restart[1, 0] = restart[1, 5] = restart[0, 5] = 1
+    done = np.zeros((2, 6), np.float32)
+    done[0, 2] = done[1, 4] = 1  # and not [0, 4]: there a limit of steps came first
     h, c = tf.constant(random(2, 8, seed=6)), tf.constant(random(2, 8, seed=7))
-    terms, carried = mortal.loss_terms(as_batch(mu, logvar, action, restart), noise, (h, c))
+    terms, carried = mortal.loss_terms(as_batch(mu, logvar, action, restart, done=done), noise, (h, c))
     z = mu + np.exp(logvar / 2) * noise
     z_losses, restart_losses = [], []
     for t in range(5):
@@ -233,7 +235,8 @@ def test_the_loss_of_death_against_numpy(mortal):
         output = mortal.output_layer(h).numpy().astype(np.float64)
         z_losses.append(-numpy_log_prob(output[:, 1:].astype(np.float32), z[:, t + 1], 2))
         p, dead = 1 / (1 + np.exp(-output[:, 0])), restart[:, t + 1]
-        restart_losses.append(-(10 * dead * np.log(p) + (1 - dead) * np.log(1 - p)))
+        known = 1 - dead * (1 - done[:, t])
+        restart_losses.append(-known * (10 * dead * np.log(p) + (1 - dead) * np.log(1 - p)))
     assert float(terms["z"]) == pytest.approx(np.mean(z_losses), abs=1e-5)
     assert float(terms["restart"]) == pytest.approx(np.mean(restart_losses), abs=1e-5)
     assert float(terms["loss"]) == pytest.approx(np.mean(z_losses) + np.mean(restart_losses), abs=1e-5)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import rnn.recurrence
 import rnn.rssm
 from env.run.settings import Rssm
 from env.tasks import get_task, system
@@ -98,7 +99,7 @@ def test_kernels_get_the_gradient_that_tensorflow_would_give_them(memory, monkey
 
     def plain(kernels, scales, start, inputs, groups, unimix):
         sums = [tf.zeros((*inputs.action.shape[:2], kernel.shape[1])) for kernel in (kernels.gru, kernels.logits)]
-        return rnn.rssm._loop(kernels, scales, start, inputs, sums[0], sums[1], groups, unimix)[0]
+        return rnn.recurrence._loop(kernels, scales, start, inputs, sums[0], sums[1], groups, unimix)[0]
 
     monkeypatch.setattr(rnn.rssm, "unroll", plain)
     for variable, a, b in zip(variables, ours, gradients()):

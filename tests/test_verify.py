@@ -127,7 +127,12 @@ def test_scores_of_another_v_m_or_c_are_refused(run, task):
 
 
 @pytest.mark.parametrize(
-    ("changes", "part"), [({"render": "fast"}, "fast drawing"), ({"max_steps": 100}, "episodes of 100 steps"), ({"episodes": 99}, "99 episodes, the paper's 100")]
+    ("changes", "part"),
+    [
+        ({"render": "fast"}, "fast drawing"),
+        ({"max_steps": 100}, "episodes of 100 steps"),
+        ({"episodes": 99}, "99 episodes, the paper's 100"),
+    ],
 )
 def test_other_conditions_are_not_compared(run, task, changes, part):
     scored(run, np.full(100, 900.0), **changes)

@@ -81,7 +81,16 @@ def score_rows(evidence: Evidence) -> Table:
         cells += [f"{row.mean:g} ± {row.std:g}" if row else "", found["ours"], found["interval"], found["difference"], found["p_shown"]]
         generations = _generations(agent)
         rows.append([*cells, found["verdict"] + (f" ({found['reason']})" if found["reason"] else ""), name, generations])
-        data.append({"row": title, "agent": name, "generations": generations, **found["data"], "verdict": found["verdict"], "reason": found["reason"]})
+        data.append(
+            {
+                "row": title,
+                "agent": name,
+                "generations": generations,
+                **found["data"],
+                "verdict": found["verdict"],
+                "reason": found["reason"],
+            }
+        )
 
     matched: set[str] = set()
     for row in SCORES.get(evidence.task.name, ()):
@@ -99,9 +108,9 @@ def score_rows(evidence: Evidence) -> Table:
         if agent.name not in matched:
             add(described(agent.settings.controller), None, agent, agent.scores, agent.name)
     notes = [
-        "The verdict is Welch's test on our episodes and the paper's 100: above or below where p < 0.05; else reproduced, if the interval of "
-        f"the difference keeps within {MARGIN.get(evidence.task.name, 0):.0%} of the paper's mean, or undecided. A standard deviation is over "
-        "episodes of one C; how much another evolution would differ is not in it.",
+        "The verdict is Welch's test on our episodes and the paper's 100: above or below where p < 0.05; else reproduced, if the interval "
+        f"of the difference keeps within {MARGIN.get(evidence.task.name, 0):.0%} of the paper's mean, or undecided. A standard deviation "
+        "is over episodes of one C; how much another evolution would differ is not in it.",
     ]
     return Table("Scores", header, rows, notes, data)
 
@@ -169,7 +178,9 @@ def paired_table(evidence: Evidence) -> Table:
             found = paired(np.array(other["returns"]), np.array(agent.scores["returns"]))
             what = ", ".join(told) or name
             shown = f"{found.mean:+.1f} ({found.low:+.1f} .. {found.high:+.1f})"
-            rows.append([agent.name, what, mean_and_std(other), mean_and_std(agent.scores), shown, f"{found.p:.2g}", str(other["episodes"])])
+            rows.append(
+                [agent.name, what, mean_and_std(other), mean_and_std(agent.scores), shown, f"{found.p:.2g}", str(other["episodes"])]
+            )
             data.append({"agent": agent.name, "file": name, "conditions": what, "mean": other["mean"], "difference": found.mean})
             data[-1] |= {"difference_ci95": [found.low, found.high], "p": found.p}
     header = ["C", "condition", "score", "usual score", "difference, paired (95%)", "p", "episodes"]
@@ -179,7 +190,14 @@ def paired_table(evidence: Evidence) -> Table:
 def curve_tables(evidence: Evidence) -> list[Table]:
     """Each evolution that saw what the authors' saw, beside theirs, at equal generations."""
     task = evidence.task.name
-    header = ["generation", "ours: mean / min / max", "authors: mean / min / max", "difference of means", "ours: mean solution", "authors: mean solution"]
+    header = [
+        "generation",
+        "ours: mean / min / max",
+        "authors: mean / min / max",
+        "difference of means",
+        "ours: mean solution",
+        "authors: mean solution",
+    ]
     tables = []
     for agent in evidence.agents:
         c = agent.settings.controller
@@ -285,7 +303,11 @@ def systems_table(evidence: Evidence) -> Table:
         steps = 0 if in_dreams else agent.log[-1]["steps"] if "update" in agent.log[-1] else sum(row["steps"] for row in agent.log)
         hours = [_hours(logs["vae"]), _hours(logs["rnn"]), sum(row["seconds"] + row.get("eval_seconds", 0.0) for row in agent.log) / 3600]
         where = f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world"
-        shown = [mean_and_std(scores), f"{scores['ci95'][0]:.1f} .. {scores['ci95'][1]:.1f}", str(scores["episodes"])] if scores else ["", "", ""]
+        shown = (
+            [mean_and_std(scores), f"{scores['ci95'][0]:.1f} .. {scores['ci95'][1]:.1f}", str(scores["episodes"])]
+            if scores
+            else ["", "", ""]
+        )
         shown[0] = shown[0] or (f"refused: {agent.stale}" if agent.stale else "not scored")
         rows.append([settings.memory, settings.trainer, where, *shown, f"{steps:,}", ", ".join(f"{h:.1f}" for h in hours)])
         data.append({"memory": settings.memory, "trainer": settings.trainer, "world_steps": steps, "hours": hours, "scores": scores})

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from env.run.errors import UserError, as_user_error, refuse
 from env.run.flags import OneLineParser, add_flags, flag_name, given
 from env.run.rundir import default_run, saved_settings
-from env.run.settings import BESIDE, MEMORIES, SCALES, SECTIONS, TRAINERS, Settings, unused
+from env.run.settings import BESIDE, MEMORIES, SCALES, SECTIONS, TRAINERS, Settings, unused_flags
 from env.tasks import TASKS, Task, get_task, system
 
 SHOW = "WORLD_MODELS_PROGRESS"  # environment variable: show progress bars though the output is no terminal
@@ -84,8 +84,9 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
     changes: dict[str, Any] = {}
     for name in (*own_sections(stage), "world"):
         values = given(parsed, SECTIONS[name], flag_prefix(stage, name))
-        if values and name in unused(base.memory, base.trainer):
-            flag = flag_name(flag_prefix(stage, name) + next(iter(values)))
+        strange = [key for key in values if key in unused_flags(base.memory, base.trainer, name)]
+        if strange:
+            flag = flag_name(flag_prefix(stage, name) + strange[0])
             raise UserError(f"{flag} means nothing with --memory {base.memory} and --trainer {base.trainer}: leave it out, or take others")
         if name == "world" and stage in SECTIONS:
             values = {k: v for k, v in values.items() if k not in {f.name for f in dataclasses.fields(SECTIONS[stage])}}

@@ -20,6 +20,8 @@ from env.run.flags import check, setting
 SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
+# The settings of C that mean something to CMA-ES alone.
+EVOLUTIONS = ("population", "episodes", "sharing", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -125,7 +127,11 @@ class Rssm:
     grad_clip: float = setting(100.0, "the norm of all gradients together is clipped to this", low=0)
     batch: int = setting(16, "sequences in a training batch", low=1)
     window: int = setting(64, "frames in a training sequence", low=2)
-    capacity: int = setting(2_000_000, "recorded frames that are kept in memory to learn from, at most: 150 to 300 bytes each, 12 kB if pixels are observed", low=2)
+    capacity: int = setting(
+        2_000_000,
+        "recorded frames that are kept in memory to learn from, at most: 150 to 300 bytes each, 12 kB if pixels are observed",
+        low=2,
+    )
     steps: int = setting(20000, "training steps", low=1, resumable=True)
     dtype: str = setting("float32", "compute type of M's products; weights stay float32", choices=("float32", "mixed_bfloat16"))
 
@@ -148,14 +154,15 @@ class Controller:
     l2: float = setting(0.01, "weight decay: the fitness loses l2 * mean(w^2)", low=0)
     generations: int = setting(1800, "generations to evolve", low=1, resumable=True)
     es_seed: int = setting(
-        0, "seed of CMA-ES and of its episodes: another one is another evolution on the same V and M; 0 means the run's", low=0, high=2**31 - 1
+        0,
+        "seed of CMA-ES and of its episodes: another one is another evolution on the same V and M; 0 means the run's",
+        low=0,
+        high=2**31 - 1,
     )
     eval_every: int = setting(25, "generations between scorings of the distribution's mean", low=1)
     eval_episodes: int = setting(1024, "episodes of such a scoring", low=1)
     slots: int = setting(16, "episodes that one process plays side by side", low=1)
-    device: str = setting(
-        "cpu", "where dreams are computed: cpu on any number of processes, gpu in a single one", choices=("cpu", "gpu")
-    )
+    device: str = setting("cpu", "where dreams are computed: cpu on any number of processes, gpu in a single one", choices=("cpu", "gpu"))
     dtype: str = setting(
         "float32",
         "compute type while C plays: of V's layers in the real world, of M's products in dreams",
@@ -175,7 +182,9 @@ class ActorCritic:
     updates: int = setting(20000, "training steps", low=1, resumable=True)
     batch: int = setting(32, "recorded sequences in a training batch", low=1)
     window: int = setting(32, "frames in each of them", low=2)
-    capacity: int = setting(2_000_000, "frames that are kept in memory to learn from, the newest: 150 to 300 bytes each, 12 kB if pixels are observed", low=2)
+    capacity: int = setting(
+        2_000_000, "frames that are kept in memory to learn from, the newest: 150 to 300 bytes each, 12 kB if pixels are observed", low=2
+    )
     horizon: int = setting(15, "steps that are imagined from each start", low=1)
     starts: int = setting(8, "imagination starts at the last so many frames of each recorded sequence", low=1)
     gamma: float = setting(0.997, "discount of each step", low=0, high=1)
@@ -370,6 +379,13 @@ def unused(memory: str, trainer: str) -> set[str]:
     """The sections that mean nothing to a run with this memory and this trainer."""
     others = {"rnn" if memory == "rssm" else "rssm"}
     return others if trainer == "actor_critic" else others | {"actor_critic"}
+
+
+def unused_flags(memory: str, trainer: str, section: str) -> set[str]:
+    """The fields of a section that mean nothing to a run with this memory and this trainer."""
+    if section in unused(memory, trainer):
+        return {f.name for f in dataclasses.fields(SECTIONS[section])}
+    return set(EVOLUTIONS) if (trainer, section) == ("actor_critic", "controller") else set()
 
 
 def _whole(cls: type, data: dict[str, Any], name: str) -> Any:

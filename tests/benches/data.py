@@ -28,6 +28,7 @@ class Drive:
     seed: int
     actions: np.ndarray
 
+
 DOOM_EPISODES = 200  # of 300 frames: a batch of the paper's M has 50,000
 
 

@@ -46,7 +46,7 @@ def measure() -> dict[str, float]:
 
     from controller.actor_critic import ActorCritic
     from controller.agent import make_policy
-    from controller.learn import make_step
+    from controller.learning import make_step
     from rnn.memory import Batch, as_batch, make_memory
     from rnn.rssm import State
     from rnn.train import make_optimizer

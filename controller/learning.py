@@ -1,0 +1,292 @@
+"""What an actor-critic run learns, and all that leads from one round to the next: M (where the real world is played), actor and critic,
+their optimisers, the replay. The command is controller/learn.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode
+from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
+from env.run.compute import available_cores
+from env.run.errors import UserError
+from env.run.files import load_arrays, save_arrays
+from env.run.rundir import Run
+from env.run.settings import Settings
+from env.run.weights import fingerprints, model_paths, save_weights, vae_path
+from env.tasks import Task
+from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
+from rnn.replay import Replay
+from rnn.sequences import usable_episodes
+from vae.encode import first_frames, latents_of, make_encoder, save_initial
+from vae.train import episode_paths, vae_meta
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from controller.actor_critic import ActorCritic
+    from rnn.memory import Memory
+    from vae.vae import ConvVAE
+
+OFFLINE_ROUND = 100  # updates between rows of the log, where nothing is played
+
+
+def make_step(
+    memory: Memory, optimizer: keras.Optimizer | None, learner: ActorCritic, settings: Settings
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """The compiled step of M (with an optimiser; else it stays as it is), actor and critic: a Batch's arrays and an int32 [2] seed -> the
+    terms of all losses."""
+    import tensorflow as tf
+
+    from rnn.train import clipped
+
+    options, kind, own = settings.actor_critic, KINDS[settings.memory], settings.of_memory
+    dreams = options.batch * options.starts
+
+    @tf.function(jit_compile=options.xla or None)
+    def step(*parts: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch, seed = Batch(*parts[:-1]), parts[-1]
+        seeds = tf.random.split(seed, 2)
+        noise = tf.random.stateless_normal((options.batch, options.window, memory.sample_noise), seeds[0])
+        terms: dict[str, tf.Tensor] = {}
+        if optimizer is None:
+            states = memory.follow(batch, noise)
+        else:
+            with tf.GradientTape() as tape:
+                terms, states = memory.loss_and_states(batch, noise)
+            variables = memory.learning
+            optimizer.apply_gradients(zip(clipped(tape.gradient(terms["loss"], variables), kind.clip, own.grad_clip), variables))
+        dreaming = tf.random.stateless_normal((options.horizon, dreams, memory.imagine_noise + learner.actor.noise), seeds[1])
+        return terms | learner.learn(memory, batch, states, dreaming)
+
+    return step
+
+
+class Play:
+    """The actor in the real world, between trainings.
+
+    Args:
+        run, task: whose episodes are played.
+        memory, learner, vae: M, the actor and V, with the weights that they have at the moment.
+    """
+
+    def __init__(self, run: Run, task: Task, memory: Memory, learner: ActorCritic, vae: ConvVAE) -> None:
+        self._settings, self._folder, self._task = run.settings, run.path / "controller" / "played", task
+        self._memory, self._learner, self._vae = memory, learner, vae
+        self._worlds = Worlds.of(task, run.settings.world)
+        self._lanes: WorldLanes | None = None
+        # Episodes as they are kept, and what of them is learned from.
+        self._keep: Callable[[Episode], Episode] = lambda episode: episode
+        if not run.settings.sees_pixels:
+            encode = make_encoder(vae_path(run.path), run.settings.vae.z_size)
+            self._keep = lambda episode: latents_of(encode, episode)
+
+    def _open(self) -> WorldLanes:
+        """Where it is played, with V as it is now; kept as long as V stays as it is."""
+        from controller.agent import Agent
+
+        if self._lanes is None or self._settings.sees_pixels:
+            policy, names = self._learner.actor.policy, self._settings.controller.features
+            slots, longest = self._settings.actor_critic.round_episodes, self._settings.world.max_steps
+            player = Agent(self._task.actions, self._vae, self._memory, policy, names, slots, longest, self._learner.actor)
+            self._lanes = WorldLanes(self._worlds, player, record=True)
+        return self._lanes
+
+    def path(self, number: int) -> Path:
+        """The file of the episode that is played as the `number`th."""
+        return episode_path(self._folder, number)
+
+    def round(self, number: int) -> tuple[list[float], int]:
+        """Play round `number` and keep its episodes; returns their scores and how many steps they had."""
+        count = self._settings.actor_critic.round_episodes
+        numbers = range(number * count, (number + 1) * count)
+        jobs = [Job(i, 0, episode_seed(self._settings.seed, Purpose.TRAINING, 0, 0, i)) for i in numbers]
+        scores, steps = [], 0
+        for result in rollout(self._open(), jobs):
+            assert result.episode is not None
+            save_arrays(self.path(result.job.index), self._keep(result.episode), compress=int(self._settings.sees_pixels))
+            scores.append(result.score)
+            steps += result.length
+        return scores, steps
+
+
+class Learning:
+    """What is learned, and all that leads from one round to the next.
+
+    Args:
+        run, task: the run.
+    """
+
+    def __init__(self, run: Run, task: Task) -> None:
+        import keras
+        import tensorflow as tf
+
+        from controller.actor_critic import ActorCritic
+        from controller.agent import make_policy
+        from env.run.training import load_checkpoint
+        from rnn.train import make_optimizer
+        from vae.vae import load_vae
+
+        settings = self.settings = run.settings
+        self.run, self.task, self.folder = run, task, run.path / "controller"
+        self.online = settings.controller.world == "real"
+        keras.utils.set_random_seed(settings.seed)
+        self.memory = load_memory(run.path / "rnn" / "weights.npz", task, settings, settings.of_memory.dtype)
+        self.learner = ActorCritic(
+            make_policy(task, settings, self.memory),
+            task.actions,
+            settings.actor_critic,
+            settings.controller.features,
+            settings.controller.temperature,
+        )
+        self.vae = load_vae(model_start(run), settings.vae.z_size, settings.vae.kl_tolerance, settings.controller.dtype)
+        self.learns_to_see = self.online and settings.sees_pixels
+        if self.learns_to_see:
+            self.memory.see_with(self.vae)  # type: ignore[attr-defined]
+        self.optimizer = make_optimizer(settings.of_memory) if self.online else None
+        if self.optimizer:
+            self.optimizer.build(self.memory.learning)
+        self.counters = [tf.Variable(0, dtype=tf.int64) for _ in range(3)]  # rounds, updates, steps played
+        self.kept = {"learner": [*self.learner.weights, *self.learner.optimizer_variables()], "counters": self.counters}
+        if self.optimizer:
+            self.kept |= {"memory": list(self.memory.weights), "optimizer": list(self.optimizer.variables)}
+        if self.learns_to_see:
+            self.kept["vae"] = list(self.vae.weights)
+        load_checkpoint(self.folder / "checkpoint.npz", self.kept)
+        self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)
+        self.step = make_step(self.memory, self.optimizer, self.learner, settings)
+        options = settings.actor_critic
+        capacity = min(options.capacity, frames_to_come(run))
+        self.replay = Replay(capacity, settings.vae.z_size, task.actions.size, self.memory.with_last, self.learns_to_see)
+        self.play = Play(run, task, self.memory, self.learner, self.vae) if self.online else None
+        self.first: np.ndarray | None = None
+        self.arrays = FRAMES if self.learns_to_see else LATENTS
+        self.recall()
+        best = self.folder / "best.npz"
+        self.best = load_arrays(best)[1]["score"] if best.exists() and self.updates else -np.inf
+
+    def recall(self) -> None:
+        """Fill the replay with what was recorded, and played so far."""
+        options, settings = self.settings.actor_critic, self.settings
+        if settings.sees_pixels and not self.online:  # the encode stage's latents are of the V before M learned
+            encode = make_encoder(vae_path(self.run.path), settings.vae.z_size)
+            for path in episode_paths(self.run):
+                self.replay.add(latents_of(encode, read_episode(path)))
+        else:
+            recorded = episode_paths(self.run) if self.learns_to_see else usable_episodes(self.run).paths
+            self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
+        for number in range(self.rounds * options.round_episodes if self.play else 0):
+            assert self.play is not None
+            self.replay.add(read_episode(self.play.path(number), self.arrays))
+        self.replay.all_seen()
+        self.replay.check(options.window)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        from env.run.training import save_checkpoint
+
+        for counter, value in zip(self.counters, (self.rounds, self.updates, self.steps)):
+            counter.assign(value)
+        save_checkpoint(self.folder / "checkpoint.npz", self.kept, self.updates)
+
+    def batches(self, count: int) -> Iterator[tuple]:
+        """The next updates' batches, each decided by the run's seed and its number."""
+        from env.run.training import stream, with_seeds
+
+        options, done, seed = self.settings.actor_critic, self.updates, self.settings.seed
+
+        def cut() -> Iterator[Any]:
+            for update in range(done, done + count):
+                yield self.replay.sample(np.random.default_rng([seed, 3, update]), options.batch, options.window)
+
+        sizes = (self.settings.vae.z_size, self.task.actions.size)
+        signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see)
+        return with_seeds(stream(cut, signature, ahead=4), seed, done)
+
+    def learn_round(self) -> dict[str, float]:
+        """Play, if the real world is played, then learn; returns the log's row."""
+        options, began = self.settings.actor_critic, time.monotonic()
+        row: dict[str, float] = {}
+        count = min(OFFLINE_ROUND, options.eval_every - self.updates % options.eval_every)
+        if self.play:
+            self.replay.all_seen()  # of the last round: what a resumed run cannot know
+            scores, steps = self.play.round(self.rounds)
+            for number in range(self.rounds * options.round_episodes, (self.rounds + 1) * options.round_episodes):
+                self.replay.add(read_episode(self.play.path(number), self.arrays))
+            self.steps += steps
+            row = {
+                "played": float(np.mean(scores)),
+                "played_min": min(scores),
+                "played_max": max(scores),
+                "play_seconds": time.monotonic() - began,
+            }
+            count = max(1, round(options.train_ratio * steps / (options.batch * options.window)))
+        count = min(count, options.updates - self.updates)
+        sums: dict[str, Any] = {}
+        for parts in self.batches(count):
+            terms = self.step(*parts)
+            sums = {key: sums[key] + value if sums else value for key, value in terms.items()}
+        self.rounds, self.updates = self.rounds + 1, self.updates + count
+        means = {key: float(value) / count for key, value in sums.items()}
+        bad = [key for key, value in means.items() if not np.isfinite(value)]
+        if bad:
+            raise UserError(f"controller: {bad[0]} became {means[bad[0]]}: lower the learning rates; the checkpoint is kept")
+        head = {"round": self.rounds, "update": self.updates, "steps": self.steps}
+        return head | row | means | {"seconds": time.monotonic() - began, "cores": available_cores()}
+
+    def candidate(self) -> np.ndarray:
+        """C's parameters as they are now, float32 [size]."""
+        return np.asarray(self.learner.actor.params)
+
+    def keep(self, scores: np.ndarray) -> dict[str, float]:
+        """Keep C, and M with it, if they are the best so far; returns what the log's row gets."""
+        from controller.agent import save_controller
+
+        note: dict[str, Any] = {
+            "update": self.updates,
+            "steps": self.steps,
+            "score": float(scores.mean()),
+            "std": float(scores.std()),
+            "episodes": scores.size,
+        }
+        save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
+        if note["score"] >= self.best:  # again the best, after a kill between these files and the checkpoint
+            self.best = note["score"]
+            # V and M first: without C, which says which ones it needs, they mean nothing.
+            if self.learns_to_see:
+                save_weights(self.folder / "vae.npz", self.vae, vae_meta(self.settings, self.updates))
+                encode = make_encoder(self.folder / "vae.npz", self.settings.vae.z_size)
+                if self.first is None:
+                    self.first = first_frames(episode_paths(self.run))
+                save_initial(self.folder / "initial.npz", encode, self.first)
+            if self.online:
+                meta = memory_meta(self.task, self.settings) | {"update": self.updates}
+                save_weights(self.folder / "memory.npz", self.memory, meta)
+                note |= {"made_with": fingerprints(model_paths(self.task.name, self.run.path))}
+            save_controller(self.folder / "best.npz", self.candidate(), self.settings, note)
+        return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
+
+
+def frames_to_come(run: Run) -> int:
+    """The most frames that a run's learning can see: those recorded, and those to be played."""
+    settings, options = run.settings, run.settings.actor_critic
+    longest = settings.world.max_steps + 1
+    recorded, a_round = settings.extract.episodes * longest, options.round_episodes * longest
+    if settings.controller.world != "real":
+        return recorded
+    if not options.train_ratio:  # one update a round
+        return recorded + options.updates * a_round
+    steps = options.updates * options.batch * options.window / options.train_ratio
+    return recorded + 2 * int(steps) + a_round  # an episode of one step has two frames
+
+
+def model_start(run: Run) -> Path:
+    """The V that learning begins with: that of M's stage, or of V's own."""
+    with_m = run.path / "rnn" / "vae.npz"
+    return with_m if with_m.exists() else run.path / "vae" / "weights.npz"
