@@ -1,0 +1,130 @@
+"""The web page in a real browser, opened from a file with the network off: what people do on it, by keys, mouse and touch."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.browser import Browser, find_browser
+from tests.conftest import run_python
+
+MISSING = "no Chromium: install one, such as by apt-get install chromium"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The shipped Doom agent's page."""
+    if not find_browser():
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    out = tmp_path_factory.mktemp("page") / "doom.html"
+    result = run_python("controller/web.py", "doom", "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert out.stat().st_size < 12e6
+    return out
+
+
+@pytest.fixture()
+def desktop(page, tmp_path):
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(page)
+        yield browser
+        assert browser.complaints() == []
+
+
+def text(browser: Browser, name: str) -> str:
+    return browser.run(f"document.getElementById({name!r}).textContent")
+
+
+@pytest.mark.slow
+def test_the_agent_plays_and_a_person_takes_over_and_gives_back(desktop):
+    desktop.wait("page.play.dream.steps > 20")
+    assert text(desktop, "who") == "the agent plays"
+    before = desktop.run("document.getElementById('dream-canvas').toDataURL()")
+    desktop.key("ArrowLeft", "keyDown")
+    desktop.wait("page.play.byHand && page.play.lastAction[0] === -1")
+    assert text(desktop, "who") == "you play"
+    desktop.key("ArrowLeft", "keyUp")
+    desktop.wait("page.play.lastAction[0] === 0")
+    assert desktop.run("document.getElementById('dream-canvas').toDataURL()") != before
+    desktop.key("a", "keyDown")
+    desktop.wait("!page.play.byHand")
+    desktop.run("document.getElementById('take').click()")
+    assert desktop.run("page.play.byHand") and text(desktop, "take") == "Give back to the agent"
+
+
+@pytest.mark.slow
+def test_pause_restart_and_temperature(desktop):
+    desktop.wait("page.play.dream.steps > 5")
+    desktop.key(" ", "keyDown")
+    desktop.wait("page.play.paused")
+    steps = desktop.run("page.play.dream.steps")
+    time.sleep(0.5)
+    assert desktop.run("page.play.dream.steps") == steps
+    desktop.key("r", "keyDown")
+    desktop.wait("page.play.dream.steps === 0")
+    # Stands on the slider, arrow keys move it and play nothing.
+    desktop.run("document.getElementById('tau').focus()")
+    desktop.key("ArrowRight", "keyDown")
+    desktop.run("{ const t = document.getElementById('tau'); t.value = 2.5; t.dispatchEvent(new Event('input')) }")
+    assert desktop.run("page.play.tau") == 2.5 and text(desktop, "tau-shown") == "2.50"
+    assert not desktop.run("page.play.byHand")
+
+
+@pytest.mark.slow
+def test_a_dream_ends_and_the_next_begins(desktop):
+    desktop.run("{ const m = page.play.models.memory, f = m.imagine.bind(m); m.imagine = (...all) => ({ ...f(...all), goesOn: 0.1 }) }")
+    desktop.wait("page.play.results.length > 1 && page.play.endedAt !== null")
+    assert text(desktop, "over") == "The dream ends after 1 steps"
+    assert desktop.run("page.play.results.at(-1)") == {"result": 1, "who": "agent"}
+    assert int(text(desktop, "best-agent")) >= 1 and text(desktop, "best-you") == "–"
+
+
+@pytest.mark.slow
+def test_the_real_game_beside_the_dream(desktop):
+    """The dream starts where the game is, and leads away from it."""
+    desktop.run("{ const m = document.getElementById('moment'); m.value = 30; m.dispatchEvent(new Event('input')) }")
+    assert text(desktop, "moment-shown").startswith("step 30 of ")
+    desktop.run("document.getElementById('roll').click()")
+    desktop.wait("/and [1-9][0-9] dreamt/.test(document.getElementById('moment-shown').textContent)")
+    assert desktop.run("document.getElementById('kept').toDataURL() !== document.getElementById('dreamt').toDataURL()")
+    desktop.run("document.getElementById('enter').click()")
+    desktop.wait("page.play.byHand && page.play.dream.steps >= 0")
+
+
+@pytest.mark.slow
+def test_vs_numbers_on_sliders(desktop):
+    assert desktop.run("document.querySelectorAll('#sliders input').length") == 15
+    picture = "document.getElementById('drawn').toDataURL()"
+    before = desktop.run(picture)
+    desktop.run(
+        "{ const s = document.querySelector('#sliders input'); s.value = s.value > 0 ? -2.5 : 2.5; s.dispatchEvent(new Event('input')) }"
+    )
+    assert desktop.run(picture) != before
+    desktop.run("document.getElementById('reset').click()")
+    assert desktop.run(picture) == before
+
+
+@pytest.mark.slow
+def test_a_telephone(page, tmp_path):
+    """Nothing is wider than the screen; a finger on the picture's left half steers left; at least 30 steps a second."""
+    with Browser(tmp_path / "profile", width=390, height=844, mobile=True) as browser:
+        browser.open(page)
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+        browser.run("globalThis.box = document.getElementById('dream-canvas').getBoundingClientRect()")
+        box = [browser.run(f"box.{side}") for side in ("x", "y", "width", "height")]
+        left = (box[0] + box[2] * 0.1, box[1] + box[3] * 0.5)
+        browser.touch("touchStart", left)
+        browser.wait("page.play.byHand && page.play.lastAction[0] < -0.5")
+        browser.touch("touchEnd")
+        browser.wait("page.play.lastAction[0] === 0")
+        assert browser.run("page.models.arena.simd")
+        browser.run("globalThis.one = () => { page.play.dream.step([0], 1.15); page.play.draw(); }")
+        rate = browser.run(
+            "(() => { const t = performance.now(); for (let n = 0; n < 60; n++) one(); return 60000 / (performance.now() - t) })()"
+        )
+        assert rate >= 30
+        assert browser.complaints() == []
