@@ -12,6 +12,10 @@ usage: bash run.sh carracing|doom|GAME.py [--scale smoke|day|paper] [--run DIR] 
        bash run.sh carracing|doom --table [--es-seeds 1,2,3]                       a C for each row of the paper's table
        bash run.sh carracing|doom [--memory mdnrnn|rssm] [--trainer cmaes|actor_critic]   another memory, another trainer
        bash run.sh carracing|doom --help                                           every flag
+       bash run.sh web carracing|doom [--run DIR]                                  a page on which to watch and play its dream
+       bash run.sh play carracing|doom [--dream]                                   the same in a window, or the real game
+       bash run.sh score carracing|doom [--shipped] [--run DIR]                    score the agent
+       bash run.sh verify carracing|doom|all [--run DIR]                           ours beside the paper's tables
        bash run.sh setup                                                           install only
        bash run.sh test [pytest's flags]                                           run the tests
 EOF
@@ -75,6 +79,13 @@ test)
     setup
     cd "$root"
     exec "$venv/bin/python" -m pytest "$@"
+    ;;
+web | play | score | verify)
+    command="$1"
+    shift
+    setup
+    [ "$command" != score ] || command=evaluate
+    exec "$venv/bin/python" "$root/controller/$command.py" "$@"
     ;;
 carracing | doom | *.py)
     setup

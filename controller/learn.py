@@ -103,7 +103,7 @@ def learn(run: Run, task: Task) -> None:
     options = settings.actor_critic
     stage.start()
     learning = Learning(run, task)
-    log = JsonlLog(stage.log, keep=lambda row: row["update"] <= learning.updates)
+    log = JsonlLog(stage.log, keep=lambda row: row["update"] <= learning.updates, steps="update")
     score = make_scorer(learning)
     where = "the real world" if learning.online else f"dreams at temperature {settings.controller.temperature:g}"
     print(f"controller: actor and critic learn in imagination, scored in {where}; {options.updates} updates", flush=True)

@@ -125,6 +125,7 @@ def main() -> None:
     if studies:
         finish_studies(task, path, settings)
     print(f"finished: see {path / STUDIES / f'{task.name}.md' if studies else path / 'report' / 'report.md'}")
+    print(f"a page on which to watch and to play its dream: bash run.sh web {task.word} --run {path}")
 
 
 def finish_studies(task: Task, path: Path, settings: Settings) -> None:

@@ -53,6 +53,8 @@ def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict
     lines += [f"![{name}]({name}.png)\n" for name in shown]
     if task.name in SCORES and settings.is_papers:
         lines += ["## Beside the paper", "", *(f"{table.markdown()}\n" for table in all_tables(of_run(task, run.path)))]
+    own = f"`bash run.sh web {task.word} --run {run.path}`"
+    lines += ["## Play in its dream", "", f"{own} writes a page on which to watch, to take over, and to turn the temperature.", ""]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
     for name in STAGES:
         summary = ", ".join(f"{key} {short(value)}" for key, value in run.stage(name).summary.items())

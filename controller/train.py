@@ -99,7 +99,7 @@ class Evolution:
         note = load_arrays(best)[1] if best.exists() else {}
         # A scoring that no longer evolution would have made was for want of any.
         self.best = note["score"] if note and not note["unplanned"] else -np.inf
-        self.log = JsonlLog(self.folder / "log.jsonl", keep=lambda row: row["generation"] <= self.generation)
+        self.log = JsonlLog(self.folder / "log.jsonl", keep=lambda row: row["generation"] <= self.generation, steps="generation")
         self.journal = JsonlLog(self.folder / "fitness.jsonl", keep=lambda row: row["generation"] <= self.generation)
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
         self._began, self._first = time.monotonic(), self.generation

@@ -38,6 +38,7 @@ from env.run.command import parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.files import write_atomic
+from env.run.rundir import runs_folder
 from env.run.settings import Settings
 from env.run.weights import controller_path, is_shipped, memory_path
 from env.tasks import Task
@@ -176,7 +177,8 @@ def curves(task: Task, settings: Settings, scored: Scored | None, logs: dict[str
             last = rows[-1]["generation"]
             theirs = [[g, v[0]] for g, v in ORIGINAL_CURVE.get(task.name, {}).items() if g <= last]
             lines.append({"name": "the authors' population, mean", "points": theirs, "color": "#777777", "dashed": True})
-        charts.append({"title": "C, as it was trained", "x": time, "y": "score", "lines": [line for line in lines if line["points"]]})
+        lines = [line for line in lines if line["points"]]
+        charts.append({"title": "C's score, as it was trained", "x": time, "y": "score", "lines": lines})
     for stage, title in (("rnn", "M's loss"), ("vae", "V's loss")):
         lines = [{"name": "loss", "points": curve(logs.get(stage) or [], "step", "loss"), "color": "#b3471f"}]
         charts.append({"title": title, "x": "training step", "y": "loss", "lines": lines})
@@ -272,7 +274,7 @@ def make_page(task: Task, settings: Settings, run: Path, run_given: bool, out: P
     print(f"{task.shown}: {GAMES} real games are {'played for the page' if player.agent else 'taken from the recordings'}", flush=True)
     games = played_games(task, player)
     page = fill(*page_data(task, player, games))
-    target = out or (player.run / "web" / "index.html" if player.run else Path("runs") / "web" / f"{task.name}.html")
+    target = out or (player.run / "web" / "index.html" if player.run else runs_folder() / "web" / f"{task.name}.html")
     write_atomic(target, lambda file: file.write(page.encode()))
     print(f"page: {target} ({len(page) / 1e6:.1f} MB): open it in a browser")
     return target

@@ -28,6 +28,7 @@ COMMANDS = [
     "controller/estimate.py",
     "controller/ship.py",
     "controller/play.py",
+    "controller/web.py",
 ]
 
 

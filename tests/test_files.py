@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from env.run.errors import UserError
-from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_atomic
+from env.run.files import TENSORBOARD, JsonlLog, load_arrays, read_jsonl, save_arrays, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -72,3 +72,24 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path):
     path.write_text(path.read_text() + '{"step": 4, "lo')
     JsonlLog(path, keep=lambda row: row["step"] <= 2).append({"step": 3})
     assert read_jsonl(path) == [{"step": 1, "loss": 1.1}, {"step": 2, "loss": 2.1}, {"step": 3}]
+
+
+def test_a_trainings_log_for_tensorboard(tmp_path, monkeypatch):
+    """The same numbers, at the same steps; and nothing unless it is asked for."""
+    import tensorflow as tf
+
+    JsonlLog(tmp_path / "plain" / "log.jsonl", steps="step").append({"step": 1, "loss": 0.5})
+    assert not (tmp_path / "plain" / "tensorboard").exists()
+    monkeypatch.setenv(TENSORBOARD, "1")
+    log = JsonlLog(tmp_path / "vae" / "log.jsonl", steps="step")
+    for step in (10, 20):
+        log.append({"step": step, "loss": 0.5 * step, "note": "words"})
+    del log
+    [events] = (tmp_path / "vae" / "tensorboard").glob("events*")
+    found = [
+        (event.step, value.tag, float(tf.make_ndarray(value.tensor)))
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    ]
+    assert found == [(10, "vae/loss", 5.0), (20, "vae/loss", 10.0)]
+    assert len(read_jsonl(tmp_path / "vae" / "log.jsonl")) == 2

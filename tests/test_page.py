@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from py_mini_racer import MiniRacer
 
 from controller.agent import make_agent
@@ -21,7 +22,6 @@ from env.actions import Discrete
 from env.rollout import make_world
 from env.tasks import get_task, system
 from rnn.memory import make_memory
-from tests.conftest import ROOT
 from vae.vae import ConvVAE
 
 MODELS = ROOT / "controller" / "page" / "models.js"

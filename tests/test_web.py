@@ -6,9 +6,8 @@ import os
 import time
 
 import pytest
-
-from tests.browser import Browser, find_browser
-from tests.conftest import run_python
+from browser import Browser, find_browser
+from conftest import run_python
 
 MISSING = "no Chromium: install one, such as by apt-get install chromium"
 

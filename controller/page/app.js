@@ -229,9 +229,10 @@ class Play {
   end() {
     const { over, steps, score } = this.dream;
     const who = this.touched ? "you" : "agent";
-    const result = this.data.dreams_reward ? score : steps;
-    this.best[who] = Math.max(this.best[who] ?? -Infinity, result);
-    this.results = [...this.results, { result, who }].slice(-24);
+    if (this.data.dreams_reward) {
+      this.best[who] = Math.max(this.best[who] ?? -Infinity, score);
+      this.results = [...this.results, { result: score, who }].slice(-24);
+    }
     $("over").textContent = over === "dead" ? `The dream ends after ${steps} steps` : `${steps} steps: as long as a dream may last`;
     $("over").hidden = false;
     $("best-agent").textContent = this.shown(this.best.agent);
@@ -456,17 +457,17 @@ function table(header, rows) {
 
 /** A chart of curves: [{name, points: [[x, y]], color, dashed, dots}]. */
 function chart(curves, xName, yName) {
-  const [width, height, left, bottom] = [640, 260, 52, 34];
+  const [width, height, left, bottom, right] = [640, 260, 52, 34, 20];
   const points = curves.flatMap((curve) => curve.points);
   const bounds = (axis) => [Math.min(...points.map((p) => p[axis])), Math.max(...points.map((p) => p[axis]))];
   const [[x0, x1], [y0, y1]] = [bounds(0), bounds(1)];
-  const x = (v) => left + ((width - left - 8) * (v - x0)) / (x1 - x0 || 1);
+  const x = (v) => left + ((width - left - right) * (v - x0)) / (x1 - x0 || 1);
   const y = (v) => height - bottom - ((height - bottom - 10) * (v - y0)) / (y1 - y0 || 1);
   const parts = [];
   const label = (v, most) => (most >= 20 ? v.toFixed(0) : v.toPrecision(3));
   for (let n = 0; n <= 4; n++) {
     const [vx, vy] = [x0 + ((x1 - x0) * n) / 4, y0 + ((y1 - y0) * n) / 4];
-    parts.push(`<line class="axis" x1="${left}" x2="${width - 8}" y1="${y(vy)}" y2="${y(vy)}"/>`);
+    parts.push(`<line class="axis" x1="${left}" x2="${width - right}" y1="${y(vy)}" y2="${y(vy)}"/>`);
     parts.push(`<text x="${left - 6}" y="${y(vy) + 4}" text-anchor="end">${label(vy, y1)}</text>`);
     parts.push(`<text x="${x(vx)}" y="${height - bottom + 16}" text-anchor="middle">${label(vx, x1)}</text>`);
   }
@@ -476,7 +477,7 @@ function chart(curves, xName, yName) {
     if (!dots) parts.push(`<polyline points="${path.join(" ")}" fill="none" stroke="${color}" stroke-width="1.8"${dashed ? ' stroke-dasharray="5 4"' : ""}/>`);
     else parts.push(...path.map((p) => `<circle cx="${p.split(",")[0]}" cy="${p.split(",")[1]}" r="3.2" fill="${color}"/>`));
   }
-  const legend = curves.map(({ name, color }) => element("span", { style: `color:${color}` }, `● ${name}  `));
+  const legend = curves.map(({ name, color }) => element("span", { style: `color:${color}` }, `● ${name}`));
   const holder = element("figure", {});
   holder.innerHTML = `<svg class="chart" viewBox="0 0 ${width} ${height}" role="img" aria-label="${yName} against ${xName}">${parts.join("")}</svg>`;
   holder.append(element("figcaption", {}, ...legend));
@@ -496,7 +497,7 @@ function showReport(data) {
   } else body.append(element("p", {}, "This agent was not scored yet."));
   const charts = element("div", { class: "charts" });
   for (const { title, x, y, lines } of curves) {
-    if (lines.some(({ points }) => points.length > 1)) charts.append(element("div", {}, element("h3", {}, `${title}: ${y} against ${x}`), chart(lines, x, y)));
+    if (lines.some(({ points }) => points.length > 1)) charts.append(element("div", {}, element("h3", {}, `${title}, against the ${x}`), chart(lines, x, y)));
   }
   body.append(charts);
   body.append(element("details", {}, element("summary", {}, "All settings"), element("pre", {}, JSON.stringify(settings, null, 2))));
@@ -527,7 +528,7 @@ async function main() {
   $("tau").value = data.policy && data.policy.dreamt ? data.policy.temperature : 1;
   tellTau(data);
   $("kept-name").textContent = data.keeps_by_m ? "what M's state keeps of it" : "V's reconstruction";
-  if (!data.dreams_reward) $("score-name").textContent = "score (M dreams of none)";
+  $("dream").classList.toggle("no-reward", !data.dreams_reward);
   const names = data.keys.map(({ key }) => element("kbd", {}, SIGNS[key] ?? key));
   const others = models.policy ? [element("kbd", {}, "A"), " give back · "] : [];
   const byKeys = element("span", { class: "by-keys" }, ...names.flatMap((name) => [name, " "]), "take over · ", ...others, element("kbd", {}, "R"), " start again · ", element("kbd", {}, "space"), " pause. ");

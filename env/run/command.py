@@ -14,12 +14,14 @@ from typing import Any
 from tqdm import tqdm
 
 from env.run.errors import UserError, as_user_error, refuse
+from env.run.files import TENSORBOARD
 from env.run.flags import OneLineParser, add_flags, flag_name, given
 from env.run.rundir import default_run, saved_settings
 from env.run.settings import BESIDE, MEMORIES, SCALES, SECTIONS, TRAINERS, Settings, unused_flags
 from env.tasks import TASKS, Task, get_task, system
 
 SHOW = "WORLD_MODELS_PROGRESS"  # environment variable: show progress bars though the output is no terminal
+TRAININGS = (None, "vae", "rnn", "controller")  # the stages that train, and the whole pipeline
 GAMES = f"{', '.join(TASKS)}, or the .py file of your own game"
 
 
@@ -33,6 +35,8 @@ def parser(doc: str, stage: str | None) -> OneLineParser:
     new.add_argument("--memory", choices=MEMORIES, help="which M: the paper's, or a recurrent state-space model (default: mdnrnn)")
     new.add_argument("--trainer", choices=TRAINERS, help="who finds C: CMA-ES, or an actor-critic in M's imagination (default: cmaes)")
     new.add_argument("--seed", type=int, metavar="int", help="seed of everything random (default: 1)")
+    if stage in TRAININGS:
+        new.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too: RUN/<stage>/tensorboard")
     for section in own_sections(stage):
         prefix = flag_prefix(stage, section)
         add_flags(new, SECTIONS[section], prefix, group=f"settings of {section}", papers=partial(papers_value, section))
@@ -71,6 +75,8 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
         UserError: unknown task, a value out of bounds, or a run of another task or scale.
     """
     task = get_task(parsed.task)
+    if getattr(parsed, "tensorboard", False):
+        os.environ[TENSORBOARD] = "1"  # for the processes that this one starts, too
     memory, trainer = parsed.memory or MEMORIES[0], parsed.trainer or TRAINERS[0]
     run = parsed.run or default_run(task.name, parsed.scale or "paper", memory, trainer)
     base = (saved_settings(run) if of_run else None) or system(task.scales[parsed.scale or "paper"], memory, trainer)

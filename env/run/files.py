@@ -96,16 +96,25 @@ def load_arrays(path: Path, what: str = "weights file") -> tuple[dict[str, np.nd
     return arrays, meta
 
 
+TENSORBOARD = "WORLD_MODELS_TENSORBOARD"  # environment variable: write trainings' logs for TensorBoard as well
+
+
 class JsonlLog:
     """A log of one JSON object a line.
 
     Args:
         path: the file; its folder is made when needed.
         keep: on resuming, rows for which this is false (made after the checkpoint) and half-written ones are dropped.
+        steps: of a training's log, the number that rows are counted by; with TENSORBOARD set, their other numbers go to a folder
+            `tensorboard` beside the log, too.
     """
 
-    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda row: True) -> None:
-        self.path = path
+    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda row: True, steps: str = "") -> None:
+        self.path, self._steps, self._events = path, steps, None
+        if steps and os.environ.get(TENSORBOARD):
+            import tensorflow as tf
+
+            self._events = tf.summary.create_file_writer(str(path.parent / "tensorboard"), flush_millis=10_000)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in read_jsonl(path) if keep(row)] if path.exists() else []
         write_atomic(path, lambda file: file.writelines((json.dumps(row) + "\n").encode() for row in rows))
@@ -114,6 +123,15 @@ class JsonlLog:
         """Add one row."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if self._events is not None:
+            import tensorflow as tf
+
+            kind = tf.compat.v1.SummaryMetadata()  # what tf.summary.scalar writes, too, but that asks for TensorBoard to be installed
+            kind.plugin_data.plugin_name = "scalars"
+            with self._events.as_default(step=row[self._steps]):
+                for key, value in row.items():
+                    if key != self._steps and isinstance(value, (int, float)):
+                        tf.summary.write(f"{self.path.parent.name}/{key}", tf.constant(value, tf.float32), metadata=kind)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -20,10 +20,16 @@ TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
 def default_run(task: str, scale: str, memory: str = MEMORIES[0], trainer: str = TRAINERS[0]) -> Path:
     """Where a run goes when --run is not given: runs/carracing, runs/carracing-smoke, runs/carracing-rssm-actor_critic and so on.
 
-    It lies in the repository, from wherever the command is called; from inside, its name is given shortly.
+    It lies in `runs_folder`.
     """
     differs = [word for word, usual in ((memory, MEMORIES[0]), (trainer, TRAINERS[0]), (scale, "paper")) if word != usual]
-    path = REPOSITORY / "runs" / "-".join([task, *differs])
+    return runs_folder() / "-".join([task, *differs])
+
+
+def runs_folder() -> Path:
+    """Where runs go: into the repository, from wherever a command is called; from inside, its name is given shortly. Of an installed
+    package, into the present directory."""
+    path = (REPOSITORY if (REPOSITORY / "run.sh").exists() else Path.cwd()) / "runs"
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

@@ -137,7 +137,7 @@ def train(
         optimizer.build(model.trainable_variables)
     kept = {"model": list(model.weights), "optimizer": list(optimizer.variables), "carried": list(carried)}
     done = load_checkpoint(checkpoint, kept)
-    log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done)
+    log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done, steps="step")
     sums: dict[str, tf.Tensor] = {}
     count = 0
     started = saved = time.monotonic()
