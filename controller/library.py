@@ -1,4 +1,4 @@
-"""The trained agent as a library: its world, its dream, its V and M, in one value (README, "As a library")."""
+"""The trained agent as a library: its world, its dream, its V and M, in one value (controller/README.md, "As a library")."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@
 A finished stage is skipped, an interrupted one resumes; a stage that was made with other settings is named, not reused.
 With --temperatures, --table or --es-seeds, V and M are made once, and then several C's on them: at each temperature of dreams, for each
 row of the paper's table, by evolutions with each of these seeds (see controller/results/studies.py).
-With another --memory or --trainer than the paper's, the same stages make another agent (README, "The second system").
+With another --memory or --trainer than the paper's, the same stages make another agent (controller/README.md, "The second system").
 Stages that play episodes run on MPI ranks, one for each core (--ranks), the others use all cores or the GPU.
 """
 

@@ -3,7 +3,7 @@
 What a setting means is told in env/run/settings.py. `paper` holds the paper's settings and, where the paper is silent, those of
 the authors' released code. `day` is meant for some hours on 2 cores. `smoke` reaches every line of every stage in about two minutes.
 
-A game of one's own is a Python file with one Task in it; its file name stands wherever a game's name does (README, "Your own game").
+A game of one's own is a Python file with one Task in it; its file name stands wherever a game's name does (env/README.md, "Your own game").
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ _DOOM_DAY = replace(
     # With fewer episodes than the paper's, holds of up to 10 steps show too little of the side walls (env/random_policy.py).
     extract=replace(_DOOM_PAPER.extract, episodes=5000, policy="varied"),
     vae=replace(_DOOM_PAPER.vae, epochs=1),
-    # The shipped agent's shape of batches and evolution, four times as long (README).
+    # The shipped agent's shape of batches and evolution, four times as long (controller/README.md).
     rnn=replace(_DOOM_PAPER.rnn, batch=50, window=250, steps=20000, decay=0.9998),
     controller=replace(_DOOM_PAPER.controller, episodes=8, sharing=0, lanes=256, generations=240, eval_every=10, eval_episodes=256),
 )
@@ -281,7 +281,7 @@ def load_task(path: Path) -> Task:
         UserError: it is missing, fails, or has no Task, several ones, or one that does not fit.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing: give a Python file with a Task in it (README, 'Your own game')")
+        raise UserError(f"{path} is missing: give a Python file with a Task in it (env/README.md, 'Your own game')")
     path = path.resolve()
     spec = importlib.util.spec_from_file_location(f"own_game_{path.stem}", path)
     assert spec is not None and spec.loader is not None
@@ -297,7 +297,7 @@ def load_task(path: Path) -> Task:
     found = {id(value): value for value in vars(module).values() if isinstance(value, Task)}
     own = [task for task in found.values() if task not in TASKS.values()]
     if len(own) != 1:
-        raise UserError(f"{path} defines {len(own)} Tasks: it must define one (README, 'Your own game')")
+        raise UserError(f"{path} defines {len(own)} Tasks: it must define one (env/README.md, 'Your own game')")
     return _checked(replace(own[0], file=path))
 
 

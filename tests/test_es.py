@@ -69,7 +69,7 @@ def test_fitness_that_is_no_number_is_refused(bad):
 
 def test_large_weights_cost_fitness():
     """With flat fitness only the decay, l2 * mean(w^2), is left to order the candidates: the smallest is the best, and the mean stays
-    near zero. (The original's sign is the other one: README, Deviations.)"""
+    near zero. (The original's sign is the other one: tests/README.md, Deviations.)"""
     es, told = ES(5, 8, 0.1, 0.5, seed=1), {}
     candidates = es.ask()
     es._es.tell = lambda xs, costs: told.update(costs=np.array(costs))

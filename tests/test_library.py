@@ -13,7 +13,7 @@ from env.run.errors import UserError
 
 
 def test_the_readmes_lines_run_as_they_stand():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "controller" / "README.md").read_text()
     [lines] = re.findall(r"```python\n(from controller\.library import load\n.*?)```", text, flags=re.S)
     assert sum(bool(line.strip()) for line in lines.splitlines()) <= 12
     names: dict = {}
