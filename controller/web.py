@@ -39,8 +39,8 @@ from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.files import write_atomic
 from env.run.rundir import runs_folder
-from env.run.settings import Settings
-from env.run.weights import controller_path, is_shipped, memory_path
+from env.run.settings import Settings, load_settings
+from env.run.weights import controller_path, fingerprint, is_shipped, memory_path, shipped_run, shipped_systems
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Player(NamedTuple):
         settings: the agent's.
         vae, memory: V and M.
         params: C's parameters, or None where there is no C.
+        weights: C's file, or None.
         agent: all three, ready to play the real game; None where there is no C.
         run: whose V and M they are; None for those shipped with the project.
     """
@@ -70,6 +71,7 @@ class Player(NamedTuple):
     vae: ConvVAE
     memory: Memory
     params: np.ndarray | None
+    weights: Path | None
     agent: Agent | None
     run: Path | None
 
@@ -86,11 +88,11 @@ def load_player(task: Task, settings: Settings, run: Path, run_given: bool) -> P
     if run_given and memory_path(run).exists() and not (run / "controller" / "best.npz").exists():
         vae, memory = load_models(task, settings, run)
         print(f"{run} has no scored C yet: on this page you play")
-        return Player(settings, vae, memory, None, None, run)
+        return Player(settings, vae, memory, None, None, None, run)
     weights = controller_path(task.name, run, run_given)
     agent, settings = load_agent(task, settings, run, weights)
     own = None if is_shipped(weights, task.name) else run
-    return Player(settings, agent.vae, agent.memory, agent.candidates[0], agent, own)
+    return Player(settings, agent.vae, agent.memory, agent.candidates[0], weights, agent, own)
 
 
 def played_games(task: Task, player: Player) -> list[Episode]:
@@ -189,8 +191,9 @@ def report(task: Task, player: Player) -> dict[str, Any]:
     """Scores, the paper's beside them, curves, sizes and settings."""
     evidence = of_run(task, player.run) if player.run else of_shipped(task)
     found: list[tuple[Scored | None, dict[str, Any]]] = [(agent, evidence.logs) for agent in evidence.agents]
-    found += evidence.systems if player.run else []
-    scored, logs = next((pair for pair in found if pair[0] and pair[0].name in ("run", "shipped")), (None, evidence.logs))
+    found += evidence.systems
+    this = fingerprint(player.weights) if player.weights else ""
+    scored, logs = next((pair for pair in found if pair[0] and fingerprint(pair[0].weights) == this), (None, evidence.logs))
     rows = []
     if scored and scored.scores and not scored.stale:
         for where, scores in (("this agent, in the game", scored.scores), ("this agent, in M's dream", scored.scores.get("dream"))):
@@ -263,6 +266,18 @@ def fill(data: dict[str, Any], blob: Blob) -> str:
     return "".join(filled)
 
 
+def default_target(task: Task, run: Path | None) -> Path:
+    """Where the page of a run goes, or of an agent that comes with the project."""
+    if run is None or is_system(run, task.name):
+        return runs_folder() / "web" / ("-".join([task.name, *([run.name] if run else [])]) + ".html")
+    return run / "web" / "index.html"
+
+
+def is_system(run: Path, task: str) -> bool:
+    """Whether an agent with another memory or trainer than the paper's comes with the project there."""
+    return run.resolve().is_relative_to(shipped_systems(task).resolve())
+
+
 def make_page(task: Task, settings: Settings, run: Path, run_given: bool, out: Path | None) -> Path:
     """Write the page; returns its path.
 
@@ -274,7 +289,7 @@ def make_page(task: Task, settings: Settings, run: Path, run_given: bool, out: P
     print(f"{task.shown}: {GAMES} real games are {'played for the page' if player.agent else 'taken from the recordings'}", flush=True)
     games = played_games(task, player)
     page = fill(*page_data(task, player, games))
-    target = out or (player.run / "web" / "index.html" if player.run else runs_folder() / "web" / f"{task.name}.html")
+    target = out or default_target(task, player.run)
     write_atomic(target, lambda file: file.write(page.encode()))
     print(f"page: {target} ({len(page) / 1e6:.1f} MB): open it in a browser")
     return target
@@ -287,6 +302,9 @@ def main() -> None:
     task, run, settings = resolve(parsed, "web")
     if parsed.out is not None and parsed.out.is_dir():
         raise UserError(f"--out {parsed.out} is a directory: name a file, such as {parsed.out / 'index.html'}")
+    system = shipped_run(task.name, settings.memory, settings.trainer)
+    if parsed.run is None and not settings.is_papers and not run.is_dir() and system.is_dir():
+        run, settings = system, load_settings(system / "settings.json")
     make_page(task, settings, run, parsed.run is not None or not settings.is_papers, parsed.out)
 
 

@@ -155,3 +155,7 @@ def test_the_third_game_goes_through_every_stage(tmp_path):
     assert scores["paper"] is None and len(scores["returns"]) == 4
     again = run_python("controller/pipeline.py", LANDER, "--scale", "smoke", "--run", run)
     assert "is finished" in again.stdout
+    result = run_python("controller/web.py", LANDER, "--run", run)
+    assert result.returncode == 0, result.stderr
+    page = (run / "web" / "index.html").read_text()
+    assert "A dream of LunarLander" in page and "Ha & Schmidhuber" not in page.split('id="data">')[1].split("</script>")[0]

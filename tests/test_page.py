@@ -85,7 +85,7 @@ def some_player(task, kind: str) -> Player:
     agent = make_agent(task, settings, vae, memory)
     params = rng.standard_normal(agent.policy.size).astype(np.float32)
     agent.set_candidates(params[None])
-    return Player(settings, vae, memory, params, agent, None)
+    return Player(settings, vae, memory, params, None, agent, None)
 
 
 def as_on_the_page(player: Player, blob: Blob) -> None:
