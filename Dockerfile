@@ -6,5 +6,5 @@ WORKDIR /app
 COPY requirements.txt run.sh ./
 RUN bash run.sh setup
 COPY . .
-ENTRYPOINT ["bash", "run.sh"]
+ENTRYPOINT [".venv/bin/python", "controller/pipeline.py"]
 CMD ["carracing", "--scale", "smoke"]

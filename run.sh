@@ -38,19 +38,21 @@ find_python() {
     fail "no Python 3.11, 3.12 or 3.13 found: install one, or name it, as in PYTHON=/path/to/python3.12 bash run.sh ..."
 }
 
-# requirements.txt, without the CUDA libraries where no NVIDIA driver is.
+# The lines of requirement files, without the CUDA libraries where no NVIDIA driver is.
 wanted_requirements() {
     if [ -e /proc/driver/nvidia/version ] || nvidia-smi >/dev/null 2>&1; then
-        cat "$root/requirements.txt"
+        cat "$@"
     else
-        sed 's/\[and-cuda\]//' "$root/requirements.txt"
+        cat "$@" | sed 's/\[and-cuda\]//'
     fi
 }
 
+# Install what requirements.txt says, and further files of requirements.
 setup() {
     local wanted stamp="$venv/requirements.installed"
-    wanted="$(wanted_requirements)"
-    if [ -f "$stamp" ] && [ "$wanted" == "$(cat "$stamp")" ]; then
+    wanted="$(wanted_requirements "$root/requirements.txt" "$@")"
+    # More than is wanted may be installed, such as what the tests need.
+    if [ -f "$stamp" ] && [[ "$(cat "$stamp")" == "$wanted"* ]]; then
         return
     fi
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -76,7 +78,7 @@ setup)
     ;;
 test)
     shift
-    setup
+    setup "$root/tests/requirements.txt"
     cd "$root"
     exec "$venv/bin/python" -m pytest "$@"
     ;;

@@ -34,7 +34,7 @@ from env.run.command import SHOW, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
 from env.run.errors import UserError
 from env.run.ranks import mpirun
-from env.run.rundir import STUDIES, waiting_stages
+from env.run.rundir import STUDIES, spoken, waiting_stages
 from env.run.settings import STAGES, Settings
 from env.tasks import Task
 
@@ -125,7 +125,7 @@ def main() -> None:
     if studies:
         finish_studies(task, path, settings)
     print(f"finished: see {path / STUDIES / f'{task.name}.md' if studies else path / 'report' / 'report.md'}")
-    print(f"a page on which to watch and to play its dream: bash run.sh web {task.word} --run {path}")
+    print(f"a page on which to watch and to play its dream: {spoken('web')} {task.word} --run {path}")
 
 
 def finish_studies(task: Task, path: Path, settings: Settings) -> None:

@@ -26,7 +26,7 @@ from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.files import write_atomic
-from env.run.rundir import Run
+from env.run.rundir import Run, spoken
 from env.run.settings import STAGES
 from env.tasks import Task
 
@@ -53,7 +53,7 @@ def write_report(run: Run, task: Task, score: float, dreamt: float, scores: dict
     lines += [f"![{name}]({name}.png)\n" for name in shown]
     if task.name in SCORES and settings.is_papers:
         lines += ["## Beside the paper", "", *(f"{table.markdown()}\n" for table in all_tables(of_run(task, run.path)))]
-    own = f"`bash run.sh web {task.word} --run {run.path}`"
+    own = f"`{spoken('web')} {task.word} --run {run.path}`"
     lines += ["## Play in its dream", "", f"{own} writes a page on which to watch, to take over, and to turn the temperature.", ""]
     lines += ["## Stages", "", "| stage | result |", "|---|---|"]
     for name in STAGES:

@@ -21,6 +21,7 @@ if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import dataclasses
+import html
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,9 +39,9 @@ from env.run.command import parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.files import write_atomic
-from env.run.rundir import runs_folder
+from env.run.rundir import runs_folder, saved_settings
 from env.run.settings import Settings, load_settings
-from env.run.weights import controller_path, fingerprint, is_shipped, memory_path, shipped_run, shipped_systems
+from env.run.weights import controller_path, fingerprint, is_shipped, memory_path, shipped_controller, shipped_run, shipped_systems
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ PAGE = Path(__file__).parent / "page"
 GAMES = 3  # real games on the page
 LONGEST = 400  # frames of each, at most
 POINTS = 300  # of a curve, at most
-AFTER_ZOOM = 60  # steps after which a dream begins, where no dream was trained from a game's first frame
 
 
 class Player(NamedTuple):
@@ -85,10 +85,16 @@ def load_player(task: Task, settings: Settings, run: Path, run_given: bool) -> P
     from controller.agent import load_agent, load_models
 
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, slots=1))
-    if run_given and memory_path(run).exists() and not (run / "controller" / "best.npz").exists():
+    has_shipped = shipped_controller(task.name).exists() and settings.is_papers
+    if (run_given or not has_shipped) and memory_path(run).exists() and not (run / "controller" / "best.npz").exists():
         vae, memory = load_models(task, settings, run)
         print(f"{run} has no scored C yet: on this page you play")
         return Player(settings, vae, memory, None, None, None, run)
+    if not (run_given or has_shipped or (run / "controller" / "best.npz").exists()):
+        system = "" if settings.is_papers else f" --memory {settings.memory} --trainer {settings.trainer}"
+        raise UserError(
+            f"there is no trained agent of {task.shown} in {run}: run 'bash run.sh {task.word}{system}' first, or give its --run"
+        )
     weights = controller_path(task.name, run, run_given)
     agent, settings = load_agent(task, settings, run, weights)
     own = None if is_shipped(weights, task.name) else run
@@ -145,7 +151,8 @@ def add_weights(blob: Blob, player: Player) -> None:
 def shape_of_actions(task: Task) -> dict[str, Any]:
     """How outputs and keys become an action, as numbers."""
     actions = task.actions
-    shape: dict[str, Any] = {"kind": "discrete", "low": actions.low, "high": actions.high, "rest": actions.rest.tolist()}
+    low, high = ([value if np.isfinite(value) else None for value in side] for side in (actions.low, actions.high))
+    shape: dict[str, Any] = {"kind": "discrete", "low": low, "high": high, "rest": actions.rest.tolist()}
     if isinstance(actions, Continuous):
         shape |= {"kind": "continuous", "scale": actions.scale, "offset": actions.offset}
     return shape
@@ -188,7 +195,8 @@ def curves(task: Task, settings: Settings, scored: Scored | None, logs: dict[str
 
 
 def report(task: Task, player: Player) -> dict[str, Any]:
-    """Scores, the paper's beside them, curves, sizes and settings."""
+    """Scores, the paper's beside them, curves, sizes, and the settings that the agent was trained with."""
+    trained = (saved_settings(player.run) if player.run else None) or player.settings
     evidence = of_run(task, player.run) if player.run else of_shipped(task)
     found: list[tuple[Scored | None, dict[str, Any]]] = [(agent, evidence.logs) for agent in evidence.agents]
     found += evidence.systems
@@ -209,7 +217,7 @@ def report(task: Task, player: Player) -> dict[str, Any]:
         "source": next((f"The other rows: {row.source}." for row in SCORES.get(task.name, ())), ""),
         "curves": curves(task, player.settings, scored, logs),
         "sizes": sizes,
-        "settings": player.settings.to_dict(),
+        "settings": (scored.settings if scored else trained).to_dict(),
     }
 
 
@@ -243,7 +251,7 @@ def page_data(task: Task, player: Player, games: list[Episode]) -> tuple[dict[st
         "keys": [{"key": key, "action": action} for key, action in task.keys],
         "frame_rate": task.frame_rate,
         "most_steps": settings.controller.dream_steps if settings.controller.world == "dream" else settings.world.max_steps,
-        "begin_at": 0 if player.memory.foresees_end else AFTER_ZOOM,
+        "begin_at": 0 if player.memory.foresees_end else task.opening,  # such an M dreams from first frames, too
         "dreams_reward": dreams_reward,
         "keeps_by_m": settings.sees_pixels,
         "episodes": episodes,
@@ -254,10 +262,18 @@ def page_data(task: Task, player: Player, games: list[Episode]) -> tuple[dict[st
 
 
 def fill(data: dict[str, Any], blob: Blob) -> str:
-    """The page."""
+    """The page.
+
+    Raises:
+        UserError: a weight or a setting is not a finite number.
+    """
+    bad = [name for name, array in blob.arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(f"{bad[0]} holds numbers that are not finite: this agent cannot be shown")
     text = {name: (PAGE / file).read_text() for name, file in (("style", "style.css"), ("models", "models.js"), ("app", "app.js"))}
-    # In a script element only "</" could end it.
-    text |= {"title": data["title"], "data": json.dumps(data).replace("</", "<\\/"), "weights": blob.text()}
+    # "<" could begin what ends a script element, or hides its end.
+    told = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    text |= {"title": html.escape(data["title"]), "data": told, "weights": blob.text()}
     parts = (PAGE / "page.html").read_text().split("{{")
     filled = [parts[0]]
     for part in parts[1:]:
@@ -276,6 +292,16 @@ def default_target(task: Task, run: Path | None) -> Path:
 def is_system(run: Path, task: str) -> bool:
     """Whether an agent with another memory or trainer than the paper's comes with the project there."""
     return run.resolve().is_relative_to(shipped_systems(task).resolve())
+
+
+def check_out(out: Path | None) -> None:
+    """Raise UserError now, and not after the games were played, when the page cannot be written there."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise UserError(f"--out {out} is a directory: name a file, such as {out / 'index.html'}")
+    if not os.access(out.resolve().parent, os.W_OK) or len(out.name) > 200:
+        raise UserError(f"--out {out} cannot be written: name a file in a folder that is there and yours")
 
 
 def make_page(task: Task, settings: Settings, run: Path, run_given: bool, out: Path | None) -> Path:
@@ -300,12 +326,11 @@ def main() -> None:
     new.add_argument("--out", type=Path, metavar="FILE", help="where to write the page")
     parsed = new.parse_args()
     task, run, settings = resolve(parsed, "web")
-    if parsed.out is not None and parsed.out.is_dir():
-        raise UserError(f"--out {parsed.out} is a directory: name a file, such as {parsed.out / 'index.html'}")
+    check_out(parsed.out)
     system = shipped_run(task.name, settings.memory, settings.trainer)
     if parsed.run is None and not settings.is_papers and not run.is_dir() and system.is_dir():
         run, settings = system, load_settings(system / "settings.json")
-    make_page(task, settings, run, parsed.run is not None or not settings.is_papers, parsed.out)
+    make_page(task, settings, run, parsed.run is not None or run == system, parsed.out)
 
 
 if __name__ == "__main__":

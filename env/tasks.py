@@ -60,6 +60,7 @@ class Task:
         step_reward: what the world pays for each step, if it pays for nothing else; 0 where M's dream has no reward of its own.
         keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: steps a second when a person plays.
+        opening: steps of a game's opening, such as a zoom: on a web page, dreams of an M that knows of no end begin after them.
         recorded_steps, played_steps: how long an episode of the random policy and one of a trained agent is on average, from
             which a run's duration is estimated; 0 for the step limit.
         file: where a game of one's own is defined; None for the paper's.
@@ -73,6 +74,7 @@ class Task:
     step_reward: float = 0.0
     keys: tuple[tuple[str, tuple[float, ...]], ...] = ()
     frame_rate: int = 30
+    opening: int = 0
     recorded_steps: int = 0
     played_steps: int = 0
     file: Path | None = None
@@ -221,6 +223,7 @@ CARRACING = Task(
     actions=Continuous(scale=(1.0, 0.5, 1.0), offset=(0.0, 0.5, 0.0), low=(-1.0, 0.0, 0.0), high=(1.0, 1.0, 1.0)),
     keys=(("left", (-1.0, 0.0, 0.0)), ("right", (1.0, 0.0, 0.0)), ("up", (0.0, 1.0, 0.0)), ("down", (0.0, 0.0, 0.8))),
     frame_rate=50,
+    opening=60,
     scales={"smoke": smoke(_CARRACING_PAPER, 100), "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
 

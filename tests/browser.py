@@ -124,6 +124,16 @@ class Browser:
         """Press ("keyDown") or let go ("keyUp") a key, such as "ArrowLeft"."""
         self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
+    def click(self, name: str) -> None:
+        """A click of the mouse on the middle of an element, by its id."""
+        self.run(f"document.getElementById({name!r}).scrollIntoView({{ block: 'center' }})")
+        middle = (
+            f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])(document.getElementById({name!r}).getBoundingClientRect())"
+        )
+        x, y = self.run(middle)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def touch(self, kind: str, *points: tuple[float, float]) -> None:
         """A touch event, "touchStart", "touchMove" or "touchEnd", at points of the page."""
         self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y} for x, y in points])

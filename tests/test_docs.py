@@ -14,6 +14,7 @@ from conftest import ROOT, run_python
 from controller.results.scores import mean_and_std
 from controller.web import PAGE
 from env.run.weights import shipped
+from env.tasks import TASKS
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 PIPELINE = "controller/pipeline.py"
@@ -41,7 +42,9 @@ def commands() -> list[tuple[str, str]]:
 def script_of(words: list[str]) -> str | None:
     """The script that a command line runs; None for what is not ours."""
     if words[:2] == ["bash", "run.sh"]:
-        return None if words[2] in ("test", "setup") else WORDS.get(words[2], PIPELINE)
+        word = words[2]
+        assert word in (*WORDS, "test", "setup", *TASKS, "TASK") or word.endswith(".py"), f"run.sh does not know {word}"
+        return None if word in ("test", "setup") else WORDS.get(word, PIPELINE)
     named = [word for word in words if word.endswith(".py") and "/" in word and not word.startswith("tests/games")]
     return named[0] if "python" in words else None
 

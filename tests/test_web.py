@@ -65,17 +65,41 @@ def test_pause_restart_and_temperature(desktop):
     assert desktop.run("page.play.dream.steps") == steps
     desktop.key("r", "keyDown")
     desktop.wait("page.play.dream.steps === 0")
-    # Stands on the slider, arrow keys move it and play nothing.
+    desktop.key(" ", "keyDown")
+    desktop.wait("!page.play.paused && page.play.dream.steps > 2")
+    # On the slider, arrow keys move it and play nothing.
     desktop.run("document.getElementById('tau').focus()")
+    before = desktop.run("page.play.tau")
     desktop.key("ArrowRight", "keyDown")
-    desktop.run("{ const t = document.getElementById('tau'); t.value = 2.5; t.dispatchEvent(new Event('input')) }")
-    assert desktop.run("page.play.tau") == 2.5 and text(desktop, "tau-shown") == "2.50"
-    assert not desktop.run("page.play.byHand")
+    desktop.wait(f"page.play.tau > {before}")
+    assert float(text(desktop, "tau-shown")) == pytest.approx(before + 0.05)
+    assert not desktop.run("page.play.hands.busy") and not desktop.run("page.play.byHand")
+
+
+@pytest.mark.slow
+def test_keys_work_after_a_button_was_clicked(desktop):
+    """A real click leaves the focus on the button: A and R are still what they are, and the space bar does not click it again."""
+    desktop.click("take")
+    desktop.wait("page.play.byHand")
+    desktop.key("a", "keyDown")
+    desktop.wait("!page.play.byHand")
+    desktop.wait("page.play.dream.steps > 10")
+    desktop.key("r", "keyDown")
+    desktop.wait("page.play.dream.steps < 10")
+
+
+@pytest.mark.slow
+def test_a_key_ends_a_pause(desktop):
+    desktop.click("pause")
+    desktop.wait("page.play.paused")
+    desktop.key("ArrowRight", "keyDown")
+    desktop.wait("!page.play.paused && page.play.byHand && page.play.lastAction[0] === 1")
 
 
 @pytest.mark.slow
 def test_a_dream_ends_and_the_next_begins(desktop):
-    desktop.run("{ const m = page.play.models.memory, f = m.imagine.bind(m); m.imagine = (...all) => ({ ...f(...all), goesOn: 0.1 }) }")
+    short = "{ const m = page.play.models.memory, f = m.imagine.bind(m); m.imagine = (...all) => ({ ...f(...all), goesOn: 0.1 }) }"
+    desktop.run(short)
     desktop.wait("page.play.results.length > 1 && page.play.endedAt !== null")
     assert text(desktop, "over") == "The dream ends after 1 steps"
     assert desktop.run("page.play.results.at(-1)") == {"result": 1, "who": "agent"}
@@ -83,15 +107,32 @@ def test_a_dream_ends_and_the_next_begins(desktop):
 
 
 @pytest.mark.slow
+def test_a_dream_that_both_played_is_nobodys_best(desktop):
+    desktop.wait("page.play.dream.steps > 3")
+    desktop.click("take")
+    desktop.wait("page.play.players.size === 2")
+    desktop.click("take")
+    desktop.run("page.play.dream.over = 'limit'; page.play.end()")
+    assert desktop.run("page.play.results.at(-1).who") == "both"
+    assert text(desktop, "best-agent") == text(desktop, "best-you") == "–"
+
+
+@pytest.mark.slow
 def test_the_real_game_beside_the_dream(desktop):
     """The dream starts where the game is, and leads away from it."""
     desktop.run("{ const m = document.getElementById('moment'); m.value = 30; m.dispatchEvent(new Event('input')) }")
     assert text(desktop, "moment-shown").startswith("step 30 of ")
+    # At first it is M's state of that moment, and decodes to what V makes of a sample of the same frame.
+    assert desktop.run("(([c]) => c.dream.state.z.every((v, d) => v === c.recordings.state(c.episode, 30).z[d]))([page.compare])")
     desktop.run("document.getElementById('roll').click()")
     desktop.wait("/and [1-9][0-9] dreamt/.test(document.getElementById('moment-shown').textContent)")
     assert desktop.run("document.getElementById('kept').toDataURL() !== document.getElementById('dreamt').toDataURL()")
-    desktop.run("document.getElementById('enter').click()")
-    desktop.wait("page.play.byHand && page.play.dream.steps >= 0")
+    desktop.run("page.compare.stop()")
+    desktop.run("document.getElementById('roll').click(); page.compare.stop()")
+    entered = "document.getElementById('enter').click(); page.play.dream.state === page.recordings.state(0, 30)"
+    began = desktop.run(entered)
+    assert began and desktop.run("page.play.byHand")
+    desktop.wait("page.play.dream.steps > 0")
 
 
 @pytest.mark.slow
@@ -119,7 +160,11 @@ def test_a_telephone(page, tmp_path):
         browser.touch("touchStart", left)
         browser.wait("page.play.byHand && page.play.lastAction[0] < -0.5")
         browser.touch("touchEnd")
-        browser.wait("page.play.lastAction[0] === 0")
+        browser.wait("page.play.lastAction[0] === 0 && page.play.byHand")
+        # A swipe that scrolls the page does not take over.
+        browser.run("document.getElementById('take').click()")
+        browser.send("Input.synthesizeScrollGesture", x=left[0], y=left[1] + 60, yDistance=-200, gestureSourceType="touch", speed=4000)
+        assert browser.run("scrollY") > 50 and not browser.run("page.play.byHand")
         assert browser.run("page.models.arena.simd")
         browser.run("globalThis.one = () => { page.play.dream.step([0], 1.15); page.play.draw(); }")
         rate = browser.run(

@@ -2,8 +2,11 @@
 // The page: what is shown, and who plays. What V, M and C compute is in models.js.
 
 const $ = (id) => document.getElementById(id);
-const ARROWS = { left: "ArrowLeft", right: "ArrowRight", up: "ArrowUp", down: "ArrowDown" };
+const SIDES = ["left", "right", "up", "down"];
 const SIGNS = { left: "←", right: "→", up: "↑", down: "↓" };
+// A task's keys have pygame's names (controller/play.py), a browser's events others.
+const NAMES = { left: "arrowleft", right: "arrowright", up: "arrowup", down: "arrowdown", space: " ", return: "enter", "left shift": "shift", "right shift": "shift", "left ctrl": "control", "right ctrl": "control" };
+const HOLD = 120; // ms for which a finger rests on the picture before it plays: a shorter touch may become a scroll
 const AT_ONCE = 0.4; // how far a key counts as held down at its first step; it grows to 1, and fades when it is let go
 const SHOWN_OVER = 1200; // ms for which a dream's end is shown
 const SLIDERS = 15;
@@ -113,31 +116,31 @@ class Dream {
   }
 }
 
-/** How far the game's keys are held down: by the keyboard, or by a finger or a mouse on the picture. */
+/** How far the game's keys are held down: by the keyboard, by buttons, or by fingers or a mouse on the picture. */
 class Hands {
   constructor(keys) {
     this.keys = keys;
     this.held = new Set();
-    this.pointer = null;
+    this.pointers = new Map(); // by their number: where they are, -1..1, and from when on they count
     this.pressed = keys.map(() => 0);
   }
 
   get busy() {
-    return this.held.size > 0 || this.pointer !== null;
+    return this.held.size > 0 || [...this.pointers.values()].some(({ from }) => performance.now() >= from);
   }
 
   /** A step passes. */
   next() {
     this.pressed = this.keys.map(({ key }, n) => {
-      if (this.pointer) return this.byPointer(key);
+      const pointed = Math.max(0, ...[...this.pointers.values()].map(({ at }) => this.byPointer(key, at)));
+      if (pointed) return pointed;
       if (this.held.has(key)) return Math.min(1, Math.max(AT_ONCE, this.pressed[n] + 0.1));
       return this.pressed[n] < 0.05 ? 0 : 0.6 * this.pressed[n];
     });
     return this.pressed;
   }
 
-  byPointer(key) {
-    const [x, y] = this.pointer;
+  byPointer(key, [x, y]) {
     const far = { left: -x, right: x, up: -y, down: y }[key] || 0;
     return far > 0.12 ? Math.min(1, AT_ONCE + 0.6 * far) : 0;
   }
@@ -156,7 +159,7 @@ class Play {
     this.late = 0;
     this.results = [];
     this.best = { agent: null, you: null };
-    this.counts = { steps: 0, pictures: 0, since: performance.now() };
+    this.counts = { steps: 0, pictures: 0, seconds: 0 };
     this.restart();
     this.listen();
     this.tell();
@@ -167,10 +170,16 @@ class Play {
     return Number($("tau").value);
   }
 
-  /** Begin again: at a recorded game's beginning, or at a given moment of one. */
-  restart(episode = Math.floor(Math.random() * this.data.episodes.length), step = this.data.begin_at) {
-    this.dream.begin(this.recordings.state(episode, Math.min(step, this.data.episodes[episode].steps)));
-    this.touched = this.byHand;
+  /** Begin again, at a recorded game's beginning. */
+  restart() {
+    const episode = Math.floor(Math.random() * this.data.episodes.length);
+    this.begin(episode, Math.min(this.data.begin_at, Math.floor(this.data.episodes[episode].steps / 4)));
+  }
+
+  /** Begin at a moment of a recorded game. */
+  begin(episode, step) {
+    this.dream.begin(this.recordings.state(episode, step));
+    this.players = new Set();
     this.endedAt = null;
     $("over").hidden = true;
     this.draw();
@@ -178,18 +187,15 @@ class Play {
 
   takeOver(on) {
     this.byHand = on || !this.models.policy;
-    this.touched = this.touched || this.byHand;
+    if (on) this.paused = false;
     this.tell();
   }
 
   tell() {
-    const agent = Boolean(this.models.policy);
     $("who").textContent = this.byHand ? "you play" : "the agent plays";
     $("status").textContent = this.paused ? "Paused." : this.byHand ? "You play inside the dream." : "The agent plays inside the dream.";
     $("take").textContent = this.byHand ? "Give back to the agent" : "Take over";
-    $("take").disabled = !agent;
     $("pause").textContent = this.paused ? "Go on" : "Pause";
-    $("pause").setAttribute("aria-pressed", String(this.paused));
     $("screen").classList.toggle("by-hand", this.byHand);
     document.body.classList.toggle("by-hand-page", this.byHand);
   }
@@ -198,11 +204,13 @@ class Play {
     requestAnimationFrame((next) => this.frame(next));
     const passed = Math.min(0.25, (now - (this.last ?? now)) / 1000);
     this.last = now;
+    if (this.hands.busy && !this.byHand) this.takeOver(true);
     if (this.paused || !this.visible || document.hidden) return;
     if (this.endedAt !== null) {
       if (now - this.endedAt > SHOWN_OVER) this.restart();
       return;
     }
+    this.counts.seconds += passed;
     this.late += passed * this.data.frame_rate;
     if (this.late < 1) return;
     // A slow device draws fewer pictures before it dreams more slowly.
@@ -213,12 +221,12 @@ class Play {
     } while (this.late >= 1 && this.endedAt === null && performance.now() - began < 30);
     this.late = Math.min(this.late, 1);
     this.draw();
-    this.measure(now);
+    this.measure();
   }
 
   advance() {
     const pressed = this.hands.next();
-    if (this.hands.busy && !this.byHand) this.takeOver(true);
+    this.players.add(this.byHand ? "you" : "agent");
     const action = this.byHand ? this.models.actions.ofKeys(this.data.keys, pressed) : this.dream.agents();
     this.lastAction = action;
     this.dream.step(action, this.tau);
@@ -228,9 +236,9 @@ class Play {
 
   end() {
     const { over, steps, score } = this.dream;
-    const who = this.touched ? "you" : "agent";
+    const who = this.players.size > 1 ? "both" : [...this.players][0]; // a dream that both played is nobody's best
     if (this.data.dreams_reward) {
-      this.best[who] = Math.max(this.best[who] ?? -Infinity, score);
+      if (who !== "both") this.best[who] = Math.max(this.best[who] ?? -Infinity, score);
       this.results = [...this.results, { result: score, who }].slice(-24);
     }
     $("over").textContent = over === "dead" ? `The dream ends after ${steps} steps` : `${steps} steps: as long as a dream may last`;
@@ -256,54 +264,74 @@ class Play {
     const most = Math.max(1, ...this.results.map(({ result }) => result));
     const bars = this.results.map(({ result, who }, n) => {
       const height = Math.max(1, (40 * Math.max(0, result)) / most);
-      return `<rect x="${n * 10}" y="${44 - height}" width="8" height="${height}" fill="var(--${who === "you" ? "you" : "accent"})"/>`;
+      return `<rect x="${n * 10}" y="${44 - height}" width="8" height="${height}" fill="var(--${{ you: "you", agent: "accent", both: "quiet" }[who]})"/>`;
     });
     $("history").innerHTML = bars.join("");
   }
 
-  measure(now) {
-    const seconds = (now - this.counts.since) / 1000;
+  measure() {
+    const { steps, pictures, seconds } = this.counts;
     if (seconds < 2) return;
-    const { steps, pictures } = this.counts;
     $("speed").textContent = `${(steps / seconds).toFixed(0)} steps and ${(pictures / seconds).toFixed(0)} pictures a second${this.models.arena.simd ? "" : ", without WebAssembly"}`;
-    this.counts = { steps: 0, pictures: 0, since: now };
+    this.counts = { steps: 0, pictures: 0, seconds: 0 };
   }
 
   listen() {
-    const named = Object.fromEntries(this.data.keys.map(({ key }) => [ARROWS[key] ?? key, key]));
-    const elsewhere = (event) => ["INPUT", "SELECT", "TEXTAREA", "SUMMARY"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey;
+    const named = Object.fromEntries(this.data.keys.map(({ key }) => [NAMES[key] ?? key, key]));
+    const elsewhere = (event) => ["INPUT", "SELECT", "TEXTAREA", "SUMMARY"].includes(event.target.tagName) || event.altKey || event.metaKey;
+    const shortcuts = { a: () => this.takeOver(false), r: () => this.restart(), " ": () => this.togglePause() };
     addEventListener("keydown", (event) => {
-      if (elsewhere(event)) return;
-      const key = named[event.key];
-      if (key && this.visible) {
+      const pressed = event.key.toLowerCase();
+      if (elsewhere(event) || !this.visible) return;
+      if (named[pressed]) {
         event.preventDefault(); // or the page would scroll
-        this.hands.held.add(key);
-      } else if (!event.repeat && event.target.tagName !== "BUTTON") {
-        const does = { a: () => this.takeOver(false), r: () => this.restart(), " ": () => this.togglePause() }[event.key.toLowerCase()];
-        if (does && this.visible) {
-          event.preventDefault();
-          does();
-        }
+        this.hands.held.add(named[pressed]);
+        if (!event.repeat) this.goOn();
+      } else if (shortcuts[pressed] && !event.repeat && !event.ctrlKey && !(pressed === " " && event.target.tagName === "BUTTON")) {
+        event.preventDefault();
+        shortcuts[pressed]();
       }
     });
-    addEventListener("keyup", (event) => this.hands.held.delete(named[event.key]));
+    addEventListener("keyup", (event) => this.hands.held.delete(named[event.key.toLowerCase()]));
     addEventListener("blur", () => this.hands.held.clear());
-    const canvas = $("dream-canvas");
-    const point = (event) => {
-      const box = canvas.getBoundingClientRect();
-      this.hands.pointer = [(2 * (event.clientX - box.left)) / box.width - 1, (2 * (event.clientY - box.top)) / box.height - 1];
-    };
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      point(event);
-    });
-    canvas.addEventListener("pointermove", (event) => this.hands.pointer && point(event));
-    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(name, () => (this.hands.pointer = null));
+    this.listenToPointers();
     $("take").addEventListener("click", () => this.takeOver(!this.byHand));
     $("again").addEventListener("click", () => this.restart());
     $("pause").addEventListener("click", () => this.togglePause());
     $("tau").addEventListener("input", () => tellTau(this.data));
-    new IntersectionObserver(([entry]) => (this.visible = entry.isIntersecting), { threshold: 0.2 }).observe(canvas);
+    new IntersectionObserver(([entry]) => (this.visible = entry.isIntersecting), { threshold: 0.2 }).observe($("dream-canvas"));
+  }
+
+  /** Fingers and mice: on the picture towards a side, and on a button for each key that is no side. */
+  listenToPointers() {
+    const canvas = $("dream-canvas");
+    const { pointers } = this.hands;
+    const at = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [(2 * (event.clientX - box.left)) / box.width - 1, (2 * (event.clientY - box.top)) / box.height - 1];
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0 || !this.data.keys.some(({ key }) => SIDES.includes(key))) return;
+      canvas.setPointerCapture(event.pointerId);
+      const wait = event.pointerType === "touch" && !this.byHand ? HOLD : 0;
+      pointers.set(event.pointerId, { at: at(event), from: performance.now() + wait });
+      if (!wait) this.goOn();
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (pointers.has(event.pointerId)) pointers.get(event.pointerId).at = at(event);
+    });
+    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(name, (event) => pointers.delete(event.pointerId));
+    for (const { key } of this.data.keys.filter((own) => !SIDES.includes(own.key))) {
+      const button = element("button", { type: "button" }, key);
+      button.addEventListener("pointerdown", () => this.hands.held.add(key));
+      for (const name of ["pointerup", "pointercancel", "pointerleave"]) button.addEventListener(name, () => this.hands.held.delete(key));
+      $("other-keys").append(button);
+    }
+  }
+
+  goOn() {
+    this.paused = false;
+    this.tell();
   }
 
   togglePause() {
@@ -335,7 +363,7 @@ class Compare {
     $("roll").addEventListener("click", () => (this.rolling ? this.stop() : this.roll()));
     $("enter").addEventListener("click", () => {
       this.play.takeOver(true);
-      this.play.restart(this.episode, this.moment);
+      this.play.begin(this.episode, this.moment);
       $("dream").scrollIntoView({ behavior: "smooth" });
       $("dream-canvas").focus({ preventScroll: true });
     });
@@ -351,7 +379,7 @@ class Compare {
     this.episode = episode;
     this.last = this.data.episodes[episode].steps;
     $("moment").max = this.last - 1;
-    $("moment").value = Math.min(this.last - 1, Math.max(this.data.begin_at, Math.floor(this.last / 3)));
+    $("moment").value = Math.floor(this.last / 3);
     this.look();
   }
 
@@ -405,7 +433,7 @@ class Latents {
     $("latent-lead").textContent = `V keeps ${data.memory.z_size} numbers of a frame, ${alive} of which say more than a tenth of a nat. These are the ${this.order.length} that say most.`;
     this.inputs = this.order.map((dimension) => {
       const input = element("input", { type: "range", min: -FAR, max: FAR, step: 0.05, "aria-label": `z ${dimension}` });
-      input.addEventListener("input", () => this.moved());
+      input.addEventListener("input", () => this.moved(dimension, Number(input.value)));
       $("sliders").append(element("label", { class: "control" }, element("span", {}, `z${dimension}`, element("small", {}, `${nats[dimension].toFixed(1)} nats`)), input));
       return input;
     });
@@ -441,8 +469,8 @@ class Latents {
     this.drawn.show(this.z);
   }
 
-  moved() {
-    this.order.forEach((dimension, n) => (this.z[dimension] = Number(this.inputs[n].value)));
+  moved(dimension, value) {
+    this.z[dimension] = value;
     this.drawn.show(this.z);
   }
 }
@@ -503,6 +531,19 @@ function showReport(data) {
   body.append(element("details", {}, element("summary", {}, "All settings"), element("pre", {}, JSON.stringify(settings, null, 2))));
 }
 
+/** What can be pressed; and nothing about taking over where nothing can, or giving back where there is no agent. */
+function describeKeys(data, models) {
+  const sides = data.keys.some(({ key }) => SIDES.includes(key));
+  const taken = data.keys.map(({ key }) => NAMES[key] ?? key);
+  const named = (sign, does, key) => (taken.includes(key) ? [] : [element("kbd", {}, sign), ` ${does} `]);
+  const games = data.keys.flatMap(({ key }) => [element("kbd", {}, SIGNS[key] ?? key), " "]);
+  const back = models.policy && games.length ? named("A", "give back ·", "a") : [];
+  const all = [...games, ...(games.length ? ["play · "] : []), ...back, ...named("R", "start again ·", "r"), ...named("space", "pause.", " ")];
+  $("keys").append(element("span", { class: "by-keys" }, ...all), sides ? " Press on the picture, towards a side, to steer." : "");
+  $("take").hidden = !models.policy || !games.length;
+  $("best-agent").parentElement.hidden = !models.policy;
+}
+
 /** Base64 of raw deflate -> its bytes. */
 async function inflate(text) {
   const bytes = Uint8Array.from(atob(text.trim()), (letter) => letter.charCodeAt(0));
@@ -519,6 +560,7 @@ async function loadSprite(source) {
 
 async function main() {
   const data = JSON.parse($("data").textContent);
+  for (const [side, far] of [["low", -Infinity], ["high", Infinity]]) data.actions[side] = data.actions[side].map((v) => v ?? far); // null: no bound
   $("title").textContent = data.title;
   $("lead").textContent = data.lead;
   $("made").textContent = data.made;
@@ -529,16 +571,13 @@ async function main() {
   tellTau(data);
   $("kept-name").textContent = data.keeps_by_m ? "what M's state keeps of it" : "V's reconstruction";
   $("dream").classList.toggle("no-reward", !data.dreams_reward);
-  const names = data.keys.map(({ key }) => element("kbd", {}, SIGNS[key] ?? key));
-  const others = models.policy ? [element("kbd", {}, "A"), " give back · "] : [];
-  const byKeys = element("span", { class: "by-keys" }, ...names.flatMap((name) => [name, " "]), "take over · ", ...others, element("kbd", {}, "R"), " start again · ", element("kbd", {}, "space"), " pause. ");
-  $("keys").append(byKeys, "Press on the picture, towards a side, to steer.");
+  describeKeys(data, models);
   const recordings = new Recordings(data, models, sprite);
   const play = new Play(models, data, recordings);
-  new Compare(models, data, recordings, play);
+  const compare = new Compare(models, data, recordings, play);
   new Latents(models, data, recordings);
   showReport(data);
-  globalThis.page = { data, models, recordings, play }; // for the curious, and the tests
+  globalThis.page = { data, models, recordings, play, compare }; // for the curious, and the tests
 }
 
 main().catch((error) => {

@@ -463,7 +463,10 @@ class Actions {
   }
 
   ofOutputs(y) {
-    if (this.shape.kind === "discrete") return this.oneHot(y.indexOf(Math.max(...y)));
+    if (this.shape.kind === "discrete") {
+      const rounded = Array.from(y, Math.fround); // as in Python: where tanh is 1 for several, the first of them is taken
+      return this.oneHot(rounded.indexOf(Math.max(...rounded)));
+    }
     return this.clip(Array.from(y, (v, n) => v * this.shape.scale[n] + this.shape.offset[n]));
   }
 

@@ -13,6 +13,8 @@ class UserError(Exception):
 
 def as_user_error(error: OSError) -> UserError | None:
     """The one line for a full or read-only disk and the like; None for faults that are the program's own."""
+    if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        return UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}; choose another place")
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
         return None
     return UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}; make room or rights, the same command resumes")

@@ -26,6 +26,11 @@ def default_run(task: str, scale: str, memory: str = MEMORIES[0], trainer: str =
     return runs_folder() / "-".join([task, *differs])
 
 
+def spoken(word: str) -> str:
+    """How a user calls `run.sh WORD`: of an installed package, by its command."""
+    return f"bash run.sh {word}" if (REPOSITORY / "run.sh").exists() else f"world-models {word}"
+
+
 def runs_folder() -> Path:
     """Where runs go: into the repository, from wherever a command is called; from inside, its name is given shortly. Of an installed
     package, into the present directory."""
