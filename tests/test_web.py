@@ -163,8 +163,12 @@ def test_a_telephone(page, tmp_path):
         browser.wait("page.play.lastAction[0] === 0 && page.play.byHand")
         # A swipe that scrolls the page does not take over.
         browser.run("document.getElementById('take').click()")
-        browser.send("Input.synthesizeScrollGesture", x=left[0], y=left[1] + 60, yDistance=-200, gestureSourceType="touch", speed=4000)
-        assert browser.run("scrollY") > 50 and not browser.run("page.play.byHand")
+        browser.touch("touchStart", left)
+        for step in range(1, 8):
+            browser.touch("touchMove", (left[0], left[1] - 25 * step))
+        browser.touch("touchEnd")
+        browser.wait("scrollY > 50")
+        assert not browser.run("page.play.byHand")
         assert browser.run("page.models.arena.simd")
         browser.run("globalThis.one = () => { page.play.dream.step([0], 1.15); page.play.draw(); }")
         rate = browser.run(
