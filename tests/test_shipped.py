@@ -11,7 +11,7 @@ from conftest import ROOT, run_python
 from controller.results.scores import bootstrap_interval
 from env.run.files import load_arrays
 from env.run.settings import load_settings
-from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_controller
+from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems
 
 FLOORS = ("vae", "rnn", "controller")
 MOST = {"carracing": 9e6, "doom": 12e6}  # bytes of weights
@@ -98,3 +98,20 @@ def test_figures_of_m_belong_to_the_shipped_files(path):
     figures = json.loads(path.read_text())
     now = fingerprints(model_paths(figures["task"], None)) | {"controller": fingerprint(shipped_controller(figures["task"]))}
     assert figures["fingerprints"] == {part: now[part] for part in figures["fingerprints"]}
+
+
+SYSTEMS = [path for task in MOST for path in sorted(shipped_systems(task).glob("*"))]
+
+
+@pytest.mark.parametrize("path", SYSTEMS, ids=lambda path: f"{path.parents[1].name}-{path.name}")
+def test_a_shipped_systems_scores_are_its_own(path):
+    """Small files; scores of the very arrays that are shipped, on gymnasium's or Doom's own drawing."""
+    settings = load_settings(path / "settings.json")
+    assert path.name == f"{settings.memory}-{settings.trainer}"
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 6e6
+    scores = json.loads((path / "evaluate" / "scores.json").read_text())
+    now = fingerprints(model_paths(settings.task, path)) | {"controller": fingerprint(path / "controller" / "best.npz")}
+    assert scores["fingerprints"] == now
+    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
+    text = (ROOT / "README.md").read_text() + (ROOT / "controller" / "README.md").read_text()
+    assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in text

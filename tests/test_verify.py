@@ -185,9 +185,10 @@ def test_what_comes_with_the_project(name):
 @pytest.mark.parametrize("name", ["carracing", "doom"])
 def test_the_readme_and_what_is_written_down_say_what_verify_says(name):
     tables = all_tables(of_shipped(get_task(name)))
-    scores = [line for line in tables[0].markdown().splitlines() if line.startswith("|")]
     readme = (ROOT / "controller" / "README.md").read_text()
-    assert "\n".join(scores) in readme
+    for table in tables:
+        lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
+        assert table.title not in ("Scores", "Two memories, two trainers") or "\n".join(lines) in readme
     written = (ROOT / "controller" / "verified" / f"{name}.md").read_text()
     assert all(table.markdown() in written for table in tables)
 
