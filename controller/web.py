@@ -164,7 +164,8 @@ def shape_of_policy(task: Task, player: Player) -> dict[str, Any] | None:
         return None
     c = player.settings.controller
     own = dataclasses.asdict(player.agent.policy)
-    return own | {"features": c.features, "temperature": c.temperature, "dreamt": c.world == "dream"}
+    dreamt = c.world == "dream" or player.settings.trainer == "actor_critic"  # which always learns in imagination
+    return own | {"features": c.features, "temperature": c.temperature, "dreamt": dreamt}
 
 
 def curve(rows: list[dict[str, Any]], x: str, y: str) -> list[list[float]]:
@@ -247,7 +248,7 @@ def page_data(task: Task, player: Player, games: list[Episode]) -> tuple[dict[st
         "lead": f"The agent's memory, {by}, invents this game from what it has learned of the real one. "
         + ("Watch the agent live in it, or take over." if player.agent else "Play in it."),
         "made": f"World Models (Ha and Schmidhuber, 2018), replicated. {task.shown}, "
-        + (f"run {player.run.name}." if player.run else "the agent that comes with the project."),
+        + (f"run {player.run.name}." if player.run and not is_system(player.run, task.name) else "an agent that comes with the project."),
         "keys": [{"key": key, "action": action} for key, action in task.keys],
         "frame_rate": task.frame_rate,
         "most_steps": settings.controller.dream_steps if settings.controller.world == "dream" else settings.world.max_steps,
