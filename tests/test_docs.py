@@ -116,7 +116,7 @@ def test_the_pages_code_is_all_there():
 @pytest.mark.slow
 def test_the_tour_runs_from_top_to_bottom(tmp_path):
     """The code of tour.ipynb, cell by cell in one namespace, in under two minutes of a quiet machine."""
-    cells = json.loads((ROOT / "tour.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "controller" / "tour.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert len(cells) > 8
     (tmp_path / "tour.py").write_text(code)

@@ -86,6 +86,7 @@ def test_keys_work_after_a_button_was_clicked(desktop):
     desktop.wait("page.play.dream.steps > 10")
     desktop.key("r", "keyDown")
     desktop.wait("page.play.dream.steps < 10")
+    assert text(desktop, "who") == "the agent plays"
 
 
 @pytest.mark.slow
@@ -94,6 +95,7 @@ def test_a_key_ends_a_pause(desktop):
     desktop.wait("page.play.paused")
     desktop.key("ArrowRight", "keyDown")
     desktop.wait("!page.play.paused && page.play.byHand && page.play.lastAction[0] === 1")
+    assert text(desktop, "pause") == "Pause" and text(desktop, "who") == "you play"
 
 
 @pytest.mark.slow
