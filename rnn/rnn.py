@@ -16,7 +16,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from rnn.lstm import LSTM
+from rnn.lstm import LSTM, product
 from rnn.mdn import log_prob, sample
 from rnn.memory import Batch, Imagined
 from vae.vae import ConvVAE
@@ -91,6 +91,17 @@ class MDNRNN(keras.Model):
         output = tf.cast(self.output_layer(h), tf.float32)
         return (output[..., 1:], output[..., 0]) if self.restart else (output, None)
 
+    def _outputs(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The same as `_output` of a whole sequence's h [B, T, units], by a product for each of the two parts: to cut them out of one
+        would copy all of it, and the gradient once more."""
+        if not self.restart:
+            return self._output(h)
+        kernel, bias = tf.convert_to_tensor(self.output_layer.kernel), tf.convert_to_tensor(self.output_layer.bias)
+        flat = tf.reshape(h, (-1, self.units))
+        parts = (product(flat, tf.cast(kernel[:, part], self.lstm.compute)) + bias[part] for part in (slice(1, None), slice(1)))
+        numbers, logit = (tf.reshape(part, (*tf.unstack(tf.shape(h)[:2]), part.shape[1])) for part in parts)
+        return numbers, logit[..., 0]
+
     def initial(self, x: tf.Tensor, noise: tf.Tensor) -> State:
         """The state at the start of B episodes whose first latent vectors are `x` [B, z_size]: h = c = 0, restart = 1."""
         lanes = tf.shape(x)[0]
@@ -162,7 +173,7 @@ class MDNRNN(keras.Model):
         h, c = carried or self.blank(tf.shape(z)[0])
         x = self._input(z, tf.cast(batch.action, tf.float32), first[..., None])
         every_h, carried = self.lstm(x[:, :-1], h, c, first[:, :-1])
-        output, logit = self._output(every_h)
+        output, logit = self._outputs(every_h)
         z_loss = -tf.reduce_mean(log_prob(output, self.mixtures, z[:, 1:]))
         if logit is None:
             return {"loss": z_loss}, carried

@@ -145,8 +145,8 @@ BUGS = [
     Bug(
         "M remembers what was before a restart",
         "rnn/lstm.py",
-        "keep = tf.ones(tf.shape(projected)[:2]) if reset is None else 1.0 - tf.transpose(reset)",
-        "keep = tf.ones(tf.shape(projected)[:2])",
+        "keep = tf.ones(tf.shape(x)[:2]) if reset is None else 1.0 - tf.transpose(reset)",
+        "keep = tf.ones(tf.shape(x)[:2])",
         "tests/test_rnn.py::test_what_was_before_a_restart_is_forgotten",
     ),
     Bug(
