@@ -6,15 +6,36 @@ generations decides, and pycma would stop on the flat fitness of a first generat
 
 from __future__ import annotations
 
-import pickle
-from pathlib import Path
+from typing import Any
 
 import cma
 import numpy as np
 from cma.sigma_adaptation import CMAAdaptSigmaCSA
+from cma.utilities.utils import ElapsedWCTime
 
 from env.run.errors import UserError
-from env.run.files import write_atomic
+
+# All of pycma's state (of the version that requirements.txt pins) that decides what comes after: attributes of its strategy, and of the
+# objects in it. Everything else follows from the settings, is made anew in each generation, or is for pycma's own stopping and printing.
+ARRAYS = ("mean", "pc", "pc2", "dC", "sm.C", "sm.B", "sm.D", "adapt_sigma.ps")
+NUMBERS = (
+    "sigma",
+    "_sigma_old",
+    "countiter",
+    "countevals",
+    "itereigenupdated",
+    "_isotropic_mean_shift_iteration",
+    "adapt_sigma.delta",
+    "adapt_sigma._last_multiplier",
+    "adapt_sigma._ps_updated_iteration",
+    "sm.last_update",
+    "sm.count_tell",
+    "sm.count_eigen",
+    "fit.median_previous",
+    "fit.median_got_worse",
+)
+# What some of these start as until there is a number.
+NONE = np.array([])
 
 
 class ES:
@@ -30,12 +51,13 @@ class ES:
 
     def __init__(self, size: int, population: int, sigma: float, l2: float, seed: int) -> None:
         self.l2 = l2
+        # A generator of its own, saved with the rest: nothing else that draws numbers can change the candidates.
+        self._random = np.random.RandomState(seed)
         options = {
             "popsize": population,
             # From 300 parameters on, cma >= 4.5 would choose two-point adaptation (TPA); the original's is CSA.
             "AdaptSigma": CMAAdaptSigmaCSA,
-            # A generator of its own, saved with the rest: nothing else that draws numbers can change the candidates.
-            "randn": np.random.RandomState(seed).randn,
+            "randn": self._random.randn,
             "seed": float("nan"),
             "verbose": -9,
         }
@@ -67,21 +89,46 @@ class ES:
         """The present step size."""
         return float(self._es.sigma)
 
-    def save(self, path: Path, generation: int) -> None:
-        """Keep the whole state, atomically. It is pycma's own pickle, for resuming one's own run; weights that are handed
-        on are never pickles."""
-        write_atomic(path, lambda file: pickle.dump((generation, self), file))
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The whole state, as plain arrays: what is read back can run no code, as a pickle's could."""
+        values = {name: _at(self._es, name) for name in (*ARRAYS, *NUMBERS)}
+        _, key, place, has_gauss, gauss = self._random.get_state()
+        state = {name: NONE if value is None else np.asarray(value) for name, value in values.items()}
+        # Mirror images of the worst candidates, which populations of less than six try next.
+        state["injected"] = np.array(self._es.pop_injection_directions, np.float64).reshape(-1, self._es.N)
+        return state | {"random.key": np.asarray(key), "random.rest": np.array([place, has_gauss, gauss], np.float64)}
 
-    @staticmethod
-    def load(path: Path) -> tuple[int, ES]:
-        """(generation, state) from `save`.
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Go on from what `arrays` gave, in a strategy of the same size, population and so on.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the arrays are those of another strategy.
         """
-        try:
-            with open(path, "rb") as file:
-                generation, es = pickle.load(file)
-        except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete {path.parent} to evolve anew") from None
-        return generation, es
+        own = self.arrays()
+        if {name: array.shape for name, array in arrays.items() if name in (*ARRAYS, "random.key")} != {
+            name: own[name].shape for name in (*ARRAYS, "random.key")
+        } or arrays.keys() != own.keys():
+            raise UserError("the state of CMA-ES is one of another size, or of another version of the program: start a new run")
+        for name in (*ARRAYS, *NUMBERS):
+            value = arrays[name]
+            # "K": the order of an array in memory decides how BLAS rounds.
+            _set(self._es, name, value.copy("K") if name in ARRAYS else None if not value.size else value.item())
+        self._es.D, self._es.mean_old = self._es.sm.D, self._es.mean
+        self._es.pop_injection_directions = list(arrays["injected"].copy())
+        self._es._indices_of_selective_mirrors = range(len(arrays["injected"]))
+        self._es.timer = ElapsedWCTime()  # pycma makes it before its first generation
+        place, has_gauss, gauss = arrays["random.rest"].tolist()
+        self._random.set_state(("MT19937", arrays["random.key"], int(place), int(has_gauss), gauss))
+
+
+def _at(strategy: Any, name: str) -> Any:
+    for part in name.split("."):
+        strategy = getattr(strategy, part, None)
+    return strategy
+
+
+def _set(strategy: Any, name: str, value: Any) -> None:
+    *inner, last = name.split(".")
+    for part in inner:
+        strategy = getattr(strategy, part)
+    setattr(strategy, last, value)

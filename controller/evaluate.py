@@ -220,7 +220,7 @@ def score_world(ranks: Ranks, task: Task, scored: Scored, stage: Stage | None) -
     length = (task.recorded_steps if scored.policy else task.played_steps) or settings.world.max_steps
     pace = Pace(len(jobs) * min(length, settings.world.max_steps), ranks.size) if ranks.first else None
     worlds, table = Worlds.of(task, settings.world), np.zeros((count, 2))
-    for result in rollout(WorldLanes(worlds, scored.player, watch=pace), ranks.share(jobs)):
+    for result in rollout(WorldLanes(worlds, scored.player, watch=pace), ranks.share(jobs), ranks.pulse):
         table[result.job.index] = result.score, result.length
         if log:
             log.append(row_of(result.job, result.score, result.length))
@@ -249,7 +249,7 @@ def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, 
     count = scored.settings.evaluate.dream_episodes
     seeds = [episode_seed(scored.settings.seed, Purpose.EVALUATION, i) for i in range(count)]
     jobs, table = [Job(i, 0, seed) for i, seed in enumerate(seeds)], np.zeros((count, 2))
-    for result in simulate.play(scored.params[None], ranks.share(jobs)):
+    for result in simulate.play(scored.params[None], ranks.share(jobs), ranks.pulse):
         table[result.job.index] = result.score, result.length
     table = ranks.total(table)
     summary = summarise(table[:, 0], table[:, 1].astype(int), np.array(seeds))

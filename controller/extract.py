@@ -62,7 +62,7 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
     bar = progress(desc="extract", total=len(indices), unit="episode") if ranks.first else None
     while jobs:
         again: list[Job] = []
-        for result in rollout(lanes, jobs):
+        for result in rollout(lanes, jobs, ranks.pulse):
             index = result.job.index
             if result.length < extract.min_frames:
                 attempts[index] += 1
@@ -80,12 +80,19 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
         bar.close()
 
 
-def write_log(run: Run) -> dict[str, float]:
+def whole(ranks: Ranks, path: Path) -> bool:
+    """`is_whole`, by a rank that has many to look at."""
+    ranks.pulse()
+    return is_whole(path)
+
+
+def write_log(run: Run, ranks: Ranks) -> dict[str, float]:
     """One row for each episode, read from the files; returns the summary."""
     stage = run.stage("extract")
     stage.log.unlink(missing_ok=True)
     log, scores, frames = JsonlLog(stage.log), [], 0
     for index in range(run.settings.extract.episodes):
+        ranks.pulse()
         reward = read_episode(episode_path(stage.dir / "episodes", index), ("reward",))["reward"]
         log.append({"episode": index, "score": float(reward.sum()), "length": len(reward)})
         scores.append(float(reward.sum()))
@@ -103,7 +110,7 @@ def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> Non
     damaged = np.zeros(len(everything), np.int64)
     own = ranks.share(everything)
     # A finished stage is looked over quickly, an interrupted one byte by byte.
-    bad = cut_or_missing(folder, own) if finished else [i for i in own if not is_whole(episode_path(folder, i))]
+    bad = cut_or_missing(folder, own) if finished else [i for i in own if not whole(ranks, episode_path(folder, i))]
     damaged[bad] = 1
     missing = [int(i) for i in np.flatnonzero(ranks.total(damaged))]
     if finished and not missing:
@@ -117,7 +124,7 @@ def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> Non
     record_episodes(ranks, path, task, settings, missing)
     ranks.total(np.zeros(1))  # all ranks are done
     if run:
-        summary = write_log(run)
+        summary = write_log(run, ranks)
         run.stage("extract").finish(summary)
         print(f"extract: {len(everything)} episodes, mean score {summary['mean_score']:.1f} -> {folder}")
 

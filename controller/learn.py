@@ -8,7 +8,7 @@
 beginning with the first recorded episodes (Dreamer's procedure); C is scored in the game. M goes on from the rnn stage's.
 
 Writes RUN/controller: best.npz (C at its best scoring; with it memory.npz, where M learns, too), mean.npz (at the last scoring), log.jsonl,
-checkpoint.npz, and played/*.npz, the latents of what was played. The same command resumes. One process, which takes all cores, or
+checkpoints/, and played/*.npz, the latents of what was played. The same command resumes. One process, which takes all cores, or
 the GPU.
 """
 
@@ -110,6 +110,7 @@ def learn(run: Run, task: Task) -> None:
     bar = progress(desc="controller", total=options.updates, initial=learning.updates, unit="update")
     began, first = time.monotonic(), learning.updates
     told = saved = began
+    cost = 0.0
     while learning.updates < options.updates:
         due = learning.updates // options.eval_every
         row = learning.learn_round()
@@ -124,9 +125,10 @@ def learn(run: Run, task: Task) -> None:
             words = [f"{name} {row[key]:.1f}" for name, key in (("played", "played"), ("scored", "eval"), ("value", "value")) if key in row]
             print(f"controller: update {learning.updates} of {options.updates}, {', '.join(words)}, {duration(left)} left", flush=True)
             told = now
-        if now - saved >= 60.0 or learning.updates == options.updates or "eval" in row:
+        if now - saved >= 100 * cost or learning.updates == options.updates or "eval" in row:
             learning.save()
             saved = time.monotonic()
+            cost = saved - now
     bar.close()
     if not np.isfinite(learning.best):  # ended before any scoring was due
         learning.keep(score())

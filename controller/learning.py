@@ -13,6 +13,7 @@ import numpy as np
 
 from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
+from env.run.checkpoints import Checkpoints
 from env.run.compute import available_cores
 from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
@@ -129,7 +130,7 @@ class Learning:
 
         from controller.actor_critic import ActorCritic
         from controller.agent import make_policy
-        from env.run.training import load_checkpoint
+        from env.run.training import restore
         from rnn.train import make_optimizer
         from vae.vae import load_vae
 
@@ -158,7 +159,9 @@ class Learning:
             self.kept |= {"memory": list(self.memory.weights), "optimizer": list(self.optimizer.variables)}
         if self.learns_to_see:
             self.kept["vae"] = list(self.vae.weights)
-        load_checkpoint(self.folder / "checkpoint.npz", self.kept)
+        self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
+        latest = self.checkpoints.latest()
+        restore(latest, self.kept)
         self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)
         self.step = make_step(self.memory, self.optimizer, self.learner, settings)
         options = settings.actor_critic
@@ -170,6 +173,8 @@ class Learning:
         self.recall()
         best = self.folder / "best.npz"
         self.best = load_arrays(best)[1]["score"] if best.exists() and self.updates else -np.inf
+        if latest is None:
+            self.save()  # from here on, there always is one
 
     def recall(self) -> None:
         """Fill the replay with what was recorded, and played so far."""
@@ -188,12 +193,12 @@ class Learning:
         self.replay.check(options.window)
 
     def save(self) -> None:
-        """Write the checkpoint."""
-        from env.run.training import save_checkpoint
+        """Write a checkpoint."""
+        from env.run.training import arrays_of
 
         for counter, value in zip(self.counters, (self.rounds, self.updates, self.steps)):
             counter.assign(value)
-        save_checkpoint(self.folder / "checkpoint.npz", self.kept, self.updates)
+        self.checkpoints.save(self.updates, arrays_of(self.kept))
 
     def batches(self, count: int) -> Iterator[tuple]:
         """The next updates' batches, each decided by the run's seed and its number."""

@@ -36,6 +36,7 @@ from env.run.errors import UserError
 from env.run.ranks import mpirun
 from env.run.rundir import STUDIES, spoken, waiting_stages
 from env.run.settings import STAGES, Settings
+from env.run.stopping import RESUME, handled
 from env.tasks import Task
 
 COMMANDS = {
@@ -51,25 +52,58 @@ COMMANDS = {
 ON_RANKS = ("extract", "controller", "evaluate")
 
 
+PATIENCE = 3
+FOR_GOOD = (2, 130, RESUME)  # what a stage says that the same command would only say again, or that the user wanted
+
+
 def run_stage(name: str, task: str, run: Path, ranks: int, trainer: str) -> None:
-    """Run one stage's command on `ranks` processes to its end; its failure is this command's, with the same exit code."""
+    """Run one stage's command on `ranks` processes to its end.
+
+    Where it is killed, fails or gets stuck, it is started again, for it goes on from what it has on disk: PATIENCE times in a row
+    without anything new there. Then, and where that would be of no use, its failure is this command's, with the same exit code.
+    """
     root = Path(__file__).resolve().parents[1]
     words = mpirun(ranks)
     words += [sys.executable, str(root / COMMANDS[trainer if name == "controller" else name]), task, "--run", str(run)]
     words += ["--ranks", "1"] if name == "evaluate" and ranks == 1 else []  # else it would take all cores
-    started = time.monotonic()
-    environment = os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {})
-    child = subprocess.Popen(words, env=environment)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # or its ranks would play on without us
-    try:
-        code = child.wait()
-    except KeyboardInterrupt:
-        child.wait()  # the terminal told it, too
-        raise
+    started, tries, code = time.monotonic(), 0, -1
+    while code and tries <= PATIENCE:
+        before = files_of(run / name)
+        code = run_words(words, ranks)
+        if code in FOR_GOOD:
+            break
+        if code:
+            tries = 0 if files_of(run / name) != before else tries + 1
+            next_step = f"starting it again ({tries} of {PATIENCE})" if tries else "it got on, starting it again"
+            print(f"{name}: stopped with exit code {code}{f'; {next_step}' if tries <= PATIENCE else ''}", file=sys.stderr, flush=True)
     if code:
         print(f"{name}: stopped with exit code {code}; the same command goes on from here", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
     print(f"{name}: took {time.monotonic() - started:.0f} s", flush=True)
+
+
+def run_words(words: list[str], ranks: int) -> int:
+    """Run a command to its end and return its exit code; asked to stop, it is asked to stop in its turn, and the code is RESUME."""
+    asked: list[int] = []
+    child = subprocess.Popen(words, env=os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {}))
+
+    def hand_on(number: int, frame: object) -> None:
+        asked.append(number)
+        child.send_signal(signal.SIGUSR1 if ranks > 1 else number)  # mpirun hands this one on to all ranks
+
+    with handled(hand_on):
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            child.wait()  # the terminal told it, too
+            raise
+    return RESUME if asked and code else code
+
+
+def files_of(folder: Path) -> set[tuple[str, int]]:
+    """What is in a stage's folder: names and sizes, without what a kill left half-written."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {(str(path), path.stat().st_size) for path in paths}
 
 
 def check_device(settings: Settings) -> None:

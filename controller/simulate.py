@@ -3,10 +3,10 @@ results (the original's function of this name: train.py, model.py, simulate)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +14,7 @@ import tensorflow as tf
 from controller.agent import load_models, make_agent, make_policy
 from controller.policy import Policy
 from env.actions import Actions
-from env.rollout import Job, Result, Watch, WorldLanes, Worlds, rollout
+from env.rollout import Job, Pulse, Result, Watch, WorldLanes, Worlds, rollout, silent
 from env.run.settings import Settings
 from env.run.weights import model_paths
 from env.tasks import Task
@@ -22,14 +22,19 @@ from rnn.dream import Act, Beginnings, Dream, DreamLanes
 from rnn.memory import Memory, load_memory
 from vae.vae import load_vae
 
-Simulate = Callable[[np.ndarray, Sequence[Job]], Iterator[Result]]
+
+class Simulate(Protocol):
+    """Lets candidates play."""
+
+    def __call__(self, candidates: np.ndarray, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
+        """Parameter vectors [n, size], and the jobs that name them -> results; `pulse` as in env/rollout.py."""
 
 
 class Simulator(NamedTuple):
     """Plays episodes for the trainer.
 
     Attributes:
-        play: parameter vectors [n, size], and the jobs that name them -> results.
+        play: see Simulate.
         size: parameters of a candidate.
     """
 
@@ -42,9 +47,9 @@ def real_simulator(task: Task, settings: Settings, run: Path | None, watch: Watc
     agent = make_agent(task, settings, *load_models(task, settings, run))
     lanes = WorldLanes(Worlds.of(task, settings.world), agent, watch=watch)
 
-    def play(candidates: np.ndarray, jobs: Sequence[Job]) -> Iterator[Result]:
+    def play(candidates: np.ndarray, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
         agent.set_candidates(candidates)
-        return rollout(lanes, jobs)
+        return rollout(lanes, jobs, pulse)
 
     return Simulator(play, agent.policy.size)
 
@@ -64,10 +69,10 @@ def dream_lanes(task: Task, settings: Settings, memory: Memory, beginnings: Begi
     return DreamLanes(memory, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes)
 
 
-def play_lanes(lanes: DreamLanes, candidates: np.ndarray, jobs: Sequence[Job]) -> Iterator[Result]:
+def play_lanes(lanes: DreamLanes, candidates: np.ndarray, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
     """The jobs' dreams, acted in by the parameter vectors [n, size] that they name."""
     lanes.set_candidates(candidates)
-    return rollout(lanes, jobs)
+    return rollout(lanes, jobs, pulse)
 
 
 def dream_simulator(task: Task, settings: Settings, run: Path | None) -> Simulator:

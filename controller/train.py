@@ -6,7 +6,7 @@
 
 C plays in the real world or wholly in M's dream (--world, --temperature). Uses V and M of RUN, or, where that run has none,
 those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring), mean.npz (at the last
-scoring), log.jsonl, and, to resume by the same command, es.pkl (the state of CMA-ES at some generation) and fitness.jsonl (all
+scoring), log.jsonl, and, to resume by the same command, checkpoints/ (the state of CMA-ES at some generations) and fitness.jsonl (all
 candidates' fitness, which leads from there to the last generation). The curve is the same on any number of processes.
 """
 
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from env.rollout import Job, Purpose, episode_seed
+from env.run.checkpoints import Checkpoints
 from env.run.command import duration, parser, progress, resolve
 from env.run.compute import limit_threads
 from env.run.errors import UserError
@@ -71,7 +72,7 @@ def play(ranks: Ranks, simulate: Simulator, candidates: np.ndarray, seeds: np.nd
     episodes = seeds.shape[1]
     jobs = [Job(i, i // episodes, int(seed)) for i, seed in enumerate(seeds.ravel())]
     scores, lengths = np.zeros(len(jobs)), np.zeros(len(jobs), np.int64)
-    for result in simulate.play(candidates, ranks.share(jobs)):
+    for result in simulate.play(candidates, ranks.share(jobs), ranks.pulse):
         scores[result.job.index], lengths[result.job.index] = result.score, result.length
     return ranks.total(scores).reshape(seeds.shape), ranks.total(lengths).reshape(seeds.shape)
 
@@ -80,7 +81,11 @@ class Evolution:
     """What rank 0 alone keeps: the evolution strategy, the best solution so far, the log and the progress.
 
     The whole state of CMA-ES takes long to write (21 MB at 1,088 parameters), its candidates' fitness does not: each generation's
-    is kept at once, the state so seldom that it takes a hundredth of the time, and resuming goes from the one to the other.
+    is on disk before it counts, beside its row of the log, the state so seldom that it takes a hundredth of the time, and resuming goes
+    from the one to the other.
+
+    Raises:
+        UserError: there is no checkpoint left to go on from, see Checkpoints.
     """
 
     def __init__(self, run: Run, size: int) -> None:
@@ -89,40 +94,48 @@ class Evolution:
         self.run, self.settings = run, run.settings
         self.folder = run.path / "controller"
         c = self.settings.controller
-        state = self.folder / "es.pkl"
-        if state.exists():
-            self.generation, self.es = ES.load(state)
+        self.generation, self.es = 0, ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed)
+        self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
+        latest = self.checkpoints.latest()
+        if latest:
+            self.es.restore(latest.arrays)
+            self.generation = latest.number
         else:
-            self.generation, self.es = 0, ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed)
-        self._replay(self.folder / "fitness.jsonl")
+            self.checkpoints.save(0, self.es.arrays())
+        told = self._replay(self.folder / "fitness.jsonl")
         best = self.folder / "best.npz"
         note = load_arrays(best)[1] if best.exists() else {}
         # A scoring that no longer evolution would have made was for want of any.
         self.best = note["score"] if note and not note["unplanned"] else -np.inf
-        self.log = JsonlLog(self.folder / "log.jsonl", keep=lambda row: row["generation"] <= self.generation, steps="generation")
-        self.journal = JsonlLog(self.folder / "fitness.jsonl", keep=lambda row: row["generation"] <= self.generation)
+        self.journal = JsonlLog(self.folder / "fitness.jsonl", rows=told)
+        self.log = JsonlLog(self.folder / "log.jsonl", rows=[row["log"] for row in told], steps="generation")
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
         self._began, self._first = time.monotonic(), self.generation
         self._told = self._saved = self._began
         self._cost = 0.0
 
-    def _replay(self, journal: Path) -> None:
-        """Learn again what was learned since the state was written: the candidates are the same."""
-        for row in read_jsonl(journal) if journal.exists() else []:
+    def _replay(self, journal: Path) -> list[dict[str, Any]]:
+        """Learn again what was learned since the state was written: the candidates are the same. Returns the journal's rows up to there;
+        what is damaged after the state is evolved again."""
+        rows = read_jsonl(journal) if journal.exists() else []
+        for row in rows:
             if row["generation"] == self.generation + 1:
                 self.es.tell(self.es.ask(), np.array(row["fitness"]))
                 self.generation += 1
+        return [row for row in rows if row["generation"] <= self.generation]
 
     def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, Any]:
         """Learn from a generation and return its row for the log."""
-        fitness = scores.mean(axis=1)
+        fitness, bad = ranked_last(scores.mean(axis=1))
         self.es.tell(candidates, fitness)
         self.generation += 1
+        self._fitness = fitness
         self.bar.update()
         self.bar.set_postfix(mean=f"{fitness.mean():.0f}", max=f"{fitness.max():.0f}", best=f"{self.best:.0f}")
         self._say(f"mean {fitness.mean():.1f}, max {fitness.max():.1f}, best mean solution {self.best:.1f}", TELL_EVERY)
         row = {"generation": self.generation, "mean": fitness.mean(), "min": fitness.min(), "max": fitness.max(), "std": fitness.std()}
         row |= {"sigma": self.es.sigma, "mean_length": lengths.mean(), "steps": int(lengths.sum()), "seconds": seconds}
+        row |= {"not_finite": bad} if bad else {}
         return {key: float(value) if isinstance(value, np.floating) else value for key, value in row.items()}
 
     def _say(self, words: str, every: float = 0.0) -> None:
@@ -146,15 +159,38 @@ class Evolution:
         self._say(f"mean solution {note['score']:.1f} ± {note['std']:.1f}")
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
 
-    def commit(self, row: dict[str, Any], scores: np.ndarray) -> None:
-        """The generation is whole: write its row, and what a killed run goes on from."""
+    def commit(self, row: dict[str, Any]) -> None:
+        """The generation that was told is whole: write its row, and what a killed run goes on from."""
+        # From here on it counts: the log's row can be made from this one.
+        self.journal.append({"generation": self.generation, "fitness": self._fitness.tolist(), "log": row}, durable=True)
         self.log.append(row)
-        self.journal.append({"generation": self.generation, "fitness": scores.mean(axis=1).tolist()})
         now = time.monotonic()
         if now - self._saved >= 100 * self._cost or self.generation == self.settings.controller.generations:
-            self.es.save(self.folder / "es.pkl", self.generation)
+            self.checkpoints.save(self.generation, self.es.arrays())
             self._saved = time.monotonic()
             self._cost = self._saved - now
+
+
+def ranked_last(fitness: np.ndarray) -> tuple[np.ndarray, int]:
+    """Fitness with numbers below all others in the place of those that are not finite, and how many there were.
+
+    Raises:
+        UserError: none is finite; there is nothing to learn from.
+    """
+    finite = np.isfinite(fitness)
+    if not finite.any():
+        raise UserError("no candidate of this generation has a finite fitness: nothing was learned from it; are V and M whole?")
+    low, high = fitness[finite].min(), fitness[finite].max()
+    return np.where(finite, fitness, low - (high - low) - 1.0), int((~finite).sum())
+
+
+def play_again(
+    ranks: Ranks, simulate: Simulator, candidates: np.ndarray, seeds: np.ndarray, scores: np.ndarray, lengths: np.ndarray
+) -> None:
+    """Let candidates with a score that is not finite play once more, and put what comes of it in the place of the old."""
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if bad.size:
+        scores[bad], lengths[bad] = play(ranks, simulate, candidates[bad], seeds[bad])
 
 
 def score_mean(
@@ -221,13 +257,15 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     while generation < c.generations:
         started = time.monotonic()
         candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, simulate.size)))
-        scores, lengths = play(ranks, simulate, candidates, training_seeds(settings, generation))
+        seeds = training_seeds(settings, generation)
+        scores, lengths = play(ranks, simulate, candidates, seeds)
+        play_again(ranks, simulate, candidates, seeds, scores, lengths)
         row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) | {"cores": ranks.size} if evolution else {}
         generation += 1
         if generation % c.eval_every == 0:
             row |= score_mean(ranks, simulate, evolution, settings)
         if evolution:
-            evolution.commit(row, scores)
+            evolution.commit(row)
     # Ended before any scoring was due: score what there is.
     if ranks.broadcast(np.array([evolution is not None and not np.isfinite(evolution.best)]))[0]:
         score_mean(ranks, simulate, evolution, settings, unplanned=True)

@@ -107,20 +107,37 @@ class Lanes(Protocol):
         """Go on in all busy lanes, by a step or more, and yield the episodes that ended."""
 
 
-def rollout(lanes: Lanes, jobs: Sequence[Job]) -> Iterator[Result]:
+Pulse = Callable[[int, int], None]
+
+
+def silent(candidate: int, seed: int) -> None:
+    """A pulse that nobody feels."""
+
+
+def rollout(lanes: Lanes, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
     """Play all jobs and yield each result soon after its episode ended.
 
     A lane whose episode ended takes the next job at once. What happens in an episode depends on its job alone, not on the lane or
     on its neighbours.
+
+    Args:
+        lanes, jobs: where to play, and what.
+        pulse: called at each turn with the candidate and seed of the job that has waited longest for its end (env/run/ranks.py).
     """
     queue = iter(jobs)
+    waiting: dict[int, Job] = {}
     lanes.open(len(jobs))
     while True:
         for lane, job in zip(lanes.free(), queue):
             lanes.begin(lane, job)
+            waiting[job.index] = job
         if not lanes.busy():
             return
-        yield from lanes.advance()
+        oldest = next(iter(waiting.values()))
+        pulse(oldest.candidate, oldest.seed)
+        for result in lanes.advance():
+            del waiting[result.job.index]
+            yield result
 
 
 class Player(Protocol):
@@ -279,7 +296,11 @@ class WorldLanes:
         actions = self._player.act(self._seen)
         for number, slot in sorted(self._slots.items()):
             over = bool(self._watch and self._watch(slot.moment(actions[number])))
-            over = over or slot.step(actions[number], self._past_done)
+            try:
+                over = over or slot.step(actions[number], self._past_done)
+            except Exception as error:
+                error.add_note(f"in the episode of candidate {slot.job.candidate}, seed {slot.job.seed}")
+                raise
             self._seen[number] = slot.frame
             if over:
                 if self._watch:

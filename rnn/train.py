@@ -3,7 +3,7 @@
     python rnn/train.py carracing
     python rnn/train.py carracing --scale day --steps 3000
 
-Reads RUN/encode, writes RUN/rnn: weights.npz, log.jsonl, checkpoint.npz. The same command resumes.
+Reads RUN/encode, writes RUN/rnn: weights.npz, log.jsonl, checkpoints/. The same command resumes.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ def train_rnn(run: Run, task: Task) -> None:
     from env.run.weights import save_weights
 
     stage.start()
+    owner = stage.identity()
     keras.utils.set_random_seed(settings.seed)
     own, kind = settings.of_memory, KINDS[settings.memory]
     memory, optimizer = make_memory(task, settings, own.dtype), make_optimizer(own)
@@ -169,7 +170,7 @@ def train_rnn(run: Run, task: Task) -> None:
     step = make_step(memory, optimizer, own.grad_clip, carried, kind.clip)
     kept = [*(tf.nest.flatten(carried) if carried is not None else []), *(vae.weights if vae else [])]
     log_every = min(20 if not kind.replayed else 100, max(1, own.steps // 10))
-    row = train(stage.dir, "rnn", memory, optimizer, step, numbered, own.steps, log_every=log_every, carried=kept)
+    row = train(stage.dir, "rnn", memory, optimizer, step, numbered, own.steps, log_every=log_every, owner=owner, carried=kept)
     save_weights(stage.dir / "weights.npz", memory, memory_meta(task, settings) | {"steps": own.steps})
     if vae:
         save_weights(stage.dir / "vae.npz", vae, vae_meta(settings, own.steps))

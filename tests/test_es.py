@@ -8,6 +8,7 @@ from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
 from controller.es import ES
 from env.run.errors import UserError
+from env.run.files import load_arrays, save_arrays
 
 
 def fitness(candidates):
@@ -45,16 +46,30 @@ def test_candidates_depend_on_the_seed_and_fitness_alone():
     assert evolve(other, 3) != history
 
 
-def test_a_saved_state_goes_on_as_if_nothing_happened(tmp_path):
-    es = ES(40, 8, 0.1, 0.01, seed=1)
-    evolve(es, 5)
-    es.save(tmp_path / "es.pkl", 5)
-    generation, back = ES.load(tmp_path / "es.pkl")
-    assert generation == 5
-    assert evolve(back, 10) == evolve(es, 10)
-    (tmp_path / "es.pkl").write_bytes((tmp_path / "es.pkl").read_bytes()[:100])
-    with pytest.raises(UserError, match="is damaged"):
-        ES.load(tmp_path / "es.pkl")
+@pytest.mark.parametrize("size, population, generations, every", [(5, 8, 40, 1), (7, 4, 40, 1), (40, 8, 40, 3), (867, 64, 8, 3)])
+def test_a_saved_state_goes_on_as_if_nothing_happened(tmp_path, size, population, generations, every):
+    """To the bit, from any generation: between two decompositions of C, too, of which there is one in so many generations."""
+    whole = ES(size, population, 0.1, 0.01, seed=1)
+    states, history = [], []
+    for generation in range(generations):
+        save_arrays(tmp_path / f"{generation}.npz", whole.arrays())
+        states.append(load_arrays(tmp_path / f"{generation}.npz")[0])
+        history += evolve(whole, 1)
+    for generation in range(0, generations, every):
+        back = ES(size, population, 0.1, 0.01, seed=2)
+        back.restore(states[generation])
+        assert evolve(back, generations - generation) == history[generation:]
+        np.testing.assert_array_equal(back.mean, whole.mean)
+        assert back.sigma == whole.sigma
+
+
+def test_the_state_of_another_strategy_is_refused():
+    state = ES(5, 8, 0.1, 0.01, seed=1).arrays()
+    with pytest.raises(UserError, match="of another size"):
+        ES(6, 8, 0.1, 0.01, seed=1).restore(state)
+    for name in ("sigma", "sm.B", "random.key"):
+        with pytest.raises(UserError, match="another version"):
+            ES(5, 8, 0.1, 0.01, seed=1).restore({key: value for key, value in state.items() if key != name})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

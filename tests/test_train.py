@@ -59,7 +59,7 @@ def evolve(evolution, generations, size=7):
     for _ in range(generations):
         candidates = evolution.es.ask()
         scores = -((candidates - 0.3) ** 2).sum(axis=1, keepdims=True)
-        evolution.commit(evolution.tell(candidates, scores, np.ones(scores.shape, np.int64), 0.1), scores)
+        evolution.commit(evolution.tell(candidates, scores, np.ones(scores.shape, np.int64), 0.1))
 
 
 def test_a_killed_evolution_goes_on_from_its_last_generation(tmp_path, tiny):
@@ -69,7 +69,7 @@ def test_a_killed_evolution_goes_on_from_its_last_generation(tmp_path, tiny):
     evolve(whole, 9)
     killed = Evolution(Run(tmp_path / "killed", settings), 7)
     evolve(killed, 3)
-    killed.es.save(tmp_path / "killed" / "controller" / "es.pkl", 3)
+    killed.checkpoints.save(3, killed.es.arrays())
     killed._cost = 1e9  # from here on no state is written
     evolve(killed, 3)
     with open(tmp_path / "killed" / "controller" / "fitness.jsonl", "a") as file:

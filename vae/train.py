@@ -3,7 +3,7 @@
     python vae/train.py carracing
     python vae/train.py carracing --scale day --epochs 1 --dtype mixed_bfloat16
 
-Reads RUN/extract, writes RUN/vae: weights.npz, log.jsonl, checkpoint.npz. The same command resumes.
+Reads RUN/extract, writes RUN/vae: weights.npz, log.jsonl, checkpoints/. The same command resumes.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def train_vae(run: Run) -> None:
     from vae.vae import FRAME, ConvVAE
 
     stage.start()
+    owner = stage.identity()
     keras.utils.set_random_seed(settings.seed)
     model = ConvVAE(settings.vae.z_size, settings.vae.kl_tolerance, settings.vae.dtype)
     optimizer = adam(settings.vae.learning_rate)
@@ -141,7 +142,7 @@ def train_vae(run: Run) -> None:
         data = stream(lambda: batches_from(paths, settings, per_epoch, done), signature, ahead=16)
         return with_seeds(data, settings.seed, done)
 
-    row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=min(100, max(1, steps // 10)))
+    row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=min(100, max(1, steps // 10)), owner=owner)
     save_weights(stage.dir / "weights.npz", model, vae_meta(settings, steps))
     stage.finish({"steps": steps, **row})
     print(f"vae: {steps} steps, loss {row['loss']:.2f} -> {stage.dir / 'weights.npz'}")

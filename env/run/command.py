@@ -18,6 +18,7 @@ from env.run.files import TENSORBOARD
 from env.run.flags import OneLineParser, add_flags, flag_name, given
 from env.run.rundir import default_run, saved_settings
 from env.run.settings import BESIDE, MEMORIES, SCALES, SECTIONS, TRAINERS, Settings, unused_flags
+from env.run.stopping import RESUME, Stopped, handled, stop_at_once
 from env.tasks import TASKS, Task, get_task, system
 
 SHOW = "WORLD_MODELS_PROGRESS"  # environment variable: show progress bars though the output is no terminal
@@ -136,12 +137,13 @@ def duration(seconds: float) -> str:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command's main function: UserError becomes one line and exit code 2, Ctrl-C exit code 130.
+    """Run a command's main function: UserError becomes one line and exit code 2, Ctrl-C exit code 130, Stopped RESUME.
 
     Under MPI, rank 0 alone prints the line when all ranks fail alike (see env/run/ranks.py for the rest).
     """
     try:
-        main()
+        with handled(stop_at_once):
+            main()
     except UserError as error:
         refuse(error)
     except OSError as error:
@@ -149,6 +151,9 @@ def run_command(main: Callable[[], None]) -> None:
         if known is None:
             raise
         refuse(known)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        sys.exit(RESUME)
     except KeyboardInterrupt:
         print("interrupted: the same command resumes", file=sys.stderr)
         sys.exit(130)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -99,30 +100,63 @@ def load_arrays(path: Path, what: str = "weights file") -> tuple[dict[str, np.nd
 TENSORBOARD = "WORLD_MODELS_TENSORBOARD"  # environment variable: write trainings' logs for TensorBoard as well
 
 
+CHECK = "crc"  # the key of a row's checksum
+
+
+def sealed(row: dict[str, Any]) -> str:
+    """A row as a line of JSON that ends with a checksum of all before it, so that a changed digit is found."""
+    line = json.dumps(row)
+    check = f'"{CHECK}": "{zlib.crc32(line.encode()):08x}"'
+    return f"{line[:-1]}, {check}}}" if row else f"{{{check}}}"
+
+
+def unsealed(line: str) -> dict[str, Any] | None:
+    """The row that `sealed` made a line of, or one without a checksum; None if the line is damaged."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    check = row.pop(CHECK, None)
+    return row if check is None or sealed(row) == line else None
+
+
 class JsonlLog:
-    """A log of one JSON object a line.
+    """A log of one JSON object a line, each with a checksum (`sealed`).
 
     Args:
         path: the file; its folder is made when needed.
         keep: on resuming, rows for which this is false (made after the checkpoint) and half-written ones are dropped.
         steps: of a training's log, the number that rows are counted by; with TENSORBOARD set, their other numbers go to a folder
             `tensorboard` beside the log, too.
+        rows: what it begins with, in the place of what the file holds.
     """
 
-    def __init__(self, path: Path, keep: Callable[[dict[str, Any]], bool] = lambda row: True, steps: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        keep: Callable[[dict[str, Any]], bool] = lambda row: True,
+        steps: str = "",
+        rows: list[dict[str, Any]] | None = None,
+    ) -> None:
         self.path, self._steps, self._events = path, steps, None
         if steps and os.environ.get(TENSORBOARD):
             import tensorflow as tf
 
             self._events = tf.summary.create_file_writer(str(path.parent / "tensorboard"), flush_millis=10_000)
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in read_jsonl(path) if keep(row)] if path.exists() else []
-        write_atomic(path, lambda file: file.writelines((json.dumps(row) + "\n").encode() for row in rows))
+        if rows is None:
+            rows = [row for row in read_jsonl(path) if keep(row)] if path.exists() else []
+        write_atomic(path, lambda file: file.writelines((sealed(row) + "\n").encode() for row in rows))
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add one row."""
+    def append(self, row: dict[str, Any], durable: bool = False) -> None:
+        """Add one row; `durable` to return only when it has reached the disk."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(sealed(row) + "\n")
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         if self._events is not None:
             import tensorflow as tf
 
@@ -135,11 +169,20 @@ class JsonlLog:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON lines file; a half-written last line (a killed process) is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    """The rows of a JSON lines file. A half-written last line (a killed process) is left out; damaged ones are, too, which is said."""
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    rows, bad = [], []
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        row = unsealed(line)
+        if row is None:
+            bad.append(number)
+        else:
+            rows.append(row)
+    last = unsealed(lines[-1]) if lines[-1] else None
+    if last is not None:
+        rows.append(last)
+    if bad:
+        which = f"line {bad[0]} of {path} is" if len(bad) == 1 else f"{len(bad)} lines of {path}, from line {bad[0]} on, are"
+        print(f"warning: {which} damaged and left out", file=sys.stderr, flush=True)
     return rows

@@ -2,6 +2,9 @@
 
 Started by `mpirun -np 64 python controller/train.py`; without mpirun there is one rank. Waiting never spins: MPI's blocking
 calls keep a core busy, which takes it from a rank that works when there are more ranks than cores.
+
+Nothing waits for ever: while a rank works or waits it tells the next one in a ring, every few seconds, that it does (`Ranks.pulse`);
+who hears nothing for too long ends the job. A rank that is stopped, or stuck in one step, is so found; one that dies, MPI finds.
 """
 
 from __future__ import annotations
@@ -18,8 +21,28 @@ from typing import Any, TypeVar
 import numpy as np
 
 from env.run.errors import UserError, as_user_error
+from env.run.stopping import RESUME, Stopped, handled, stop_at_once
 
 T = TypeVar("T")
+
+BEAT = 5.0  # seconds between signs of life
+DEADLINE = "WORLD_MODELS_DEADLINE"  # environment variable: seconds without one after which a rank counts as stuck; 0 for never
+DEFAULT_DEADLINE = 300.0
+STUCK = 70  # the exit code of a job that a stuck rank held up
+
+
+def deadline() -> float:
+    """What DEADLINE says.
+
+    Raises:
+        UserError: it is no number of seconds.
+    """
+    word = os.environ.get(DEADLINE, str(DEFAULT_DEADLINE))
+    try:
+        seconds = float(word)
+    except ValueError:
+        raise UserError(f"{DEADLINE} is {word!r}: give seconds, or 0 for never") from None
+    return seconds if seconds > 0 else float("inf")
 
 
 class Ranks:
@@ -38,6 +61,13 @@ class Ranks:
         self._failing = MPI.COMM_WORLD.Dup()  # its messages meet no others
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
+        self._ring = MPI.COMM_WORLD.Dup()
+        self._before, self._after = (self.rank - 1) % self.size, (self.rank + 1) % self.size
+        self._deadline = deadline()
+        self._sent: Any = None  # the last sign of life on its way, and its numbers
+        self._beaten, self._heard = -BEAT, time.monotonic()
+        self._job = np.array([-1, -1], np.int64)
+        self._job_before = self._job.copy()
 
     @property
     def first(self) -> bool:
@@ -48,11 +78,43 @@ class Ranks:
         """This rank's part of a list that is the same on all ranks; parts differ by one item at most."""
         return items[self.rank :: self.size]
 
+    def pulse(self, candidate: int = -1, seed: int = -1) -> None:
+        """Say that this rank is alive, and see whether the one before it in the ring is. Called again and again by whatever takes long.
+
+        Args:
+            candidate, seed: of an episode that it plays, to be named if it is the last that is heard of this rank.
+        """
+        now = time.monotonic()
+        if self.size == 1 or now - self._beaten < BEAT:
+            return
+        self._beaten = now
+        self._job[:] = candidate, seed
+        if self._sent is None or self._sent[0].Test():
+            numbers = self._job.copy()
+            self._sent = self._ring.Isend(numbers, dest=self._after), numbers
+        while self._ring.Iprobe(source=self._before):
+            self._ring.Recv(self._job_before, source=self._before)
+            self._heard = now
+        if now - self._heard > self._deadline:
+            candidate, seed = self._job_before.tolist()
+            doing = f", last heard of in the episode of candidate {candidate}, seed {seed}" if seed >= 0 else ""
+            silent = f"rank {self._before} of {self.size} has given no sign of life for {now - self._heard:.0f} s{doing}"
+            print(f"error: {silent}: ending all ranks; the same command goes on from here", file=sys.stderr, flush=True)
+            self.end(STUCK)
+
+    def leave(self) -> None:
+        """All ranks are done: wait for them, and let no sign of life be left on its way."""
+        if self.size > 1:
+            self._wait(self._ring.Ibarrier())
+            while self._ring.Iprobe(source=self._before):
+                self._ring.Recv(self._job_before, source=self._before)
+
     def _wait(self, request: Any) -> None:
         pause = 1e-5
         while not request.Test():
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
+            self.pulse()
 
     def broadcast(self, array: np.ndarray) -> np.ndarray:
         """Rank 0's array, on every rank; the others give one of the same shape and dtype."""
@@ -153,7 +215,13 @@ def run_ranks(main: Callable[[Ranks], None]) -> None:
     """
     ranks = Ranks()
     try:
-        main(ranks)
+        with handled(stop_at_once):
+            main(ranks)
+            ranks.leave()
+    except Stopped as stopped:
+        # All ranks of a job that a batch system ends are told so; the first to get here ends the others.
+        print(stopped if ranks.size == 1 else f"{stopped} (rank {ranks.rank} of {ranks.size})", file=sys.stderr, flush=True)
+        ranks.end(RESUME)
     except UserError as error:
         if ranks.first:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -170,5 +238,7 @@ def run_ranks(main: Callable[[Ranks], None]) -> None:
             print(f"error: {known}", file=sys.stderr, flush=True)
             ranks.end(2)
         traceback.print_exc()
-        print(f"rank {ranks.rank} of {ranks.size} failed: ending all ranks", file=sys.stderr, flush=True)
+        where = "".join(f" {note}" for note in getattr(error, "__notes__", []))
+        line = f"rank {ranks.rank} of {ranks.size} failed{where} ({type(error).__name__}: {error}): ending all ranks"
+        print(line, file=sys.stderr, flush=True)
         ranks.end(1)

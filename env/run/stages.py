@@ -144,13 +144,25 @@ class Stage:
                     f"delete {self.dir} to make it again, or choose another --run"
                 )
 
-    def _may_change(self, key: str, then: Any, now: Any, finished: bool) -> bool:
-        """Whether the stage can go on from its checkpoint with another value: a resumable setting, grown if finished."""
+    def _resumable(self, key: str) -> bool:
+        """Whether the stage can go on from its checkpoint with another value of a setting."""
         section, _, name = key.rpartition(".")
         if section not in (self.name, *BESIDE.get(self.name, ())):
             return False
         fields = {f.name: f for f in dataclasses.fields(SECTIONS[section])}
-        if not fields[name].metadata["resumable"]:
+        return bool(fields[name].metadata["resumable"])
+
+    def identity(self) -> str:
+        """What decides all that happens in the stage, as twelve hex digits: its settings, but those that may change on the way, and
+        what it is made from. A checkpoint of another identity leads elsewhere."""
+        fixed = {key: value for key, value in self._settings.deciding(self.name).items() if not self._resumable(key)}
+        whole = json.dumps([self.name, fixed, self.inputs()], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:12]
+
+    def _may_change(self, key: str, then: Any, now: Any, finished: bool) -> bool:
+        """Whether the stage can go on from its checkpoint with another value: a resumable setting, grown if finished."""
+        name = key.rpartition(".")[2]
+        if not self._resumable(key):
             return False
         # vae.limit_steps = 0 means "no limit": the largest value there is.
         size = {0: float("inf")} if name == "limit_steps" else {}

@@ -11,10 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from env.run.checkpoints import Checkpoint, Checkpoints
 from env.run.command import progress
 from env.run.compute import available_cores
 from env.run.errors import UserError
-from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays
+from env.run.files import JsonlLog, read_jsonl
+from env.run.stopping import Stopped, asked_to_stop
 
 Step = Callable[..., dict[str, tf.Tensor]]
 
@@ -48,25 +50,26 @@ def adam(learning_rate: float | keras.optimizers.schedules.LearningRateSchedule)
 Variables = dict[str, list[Any]]  # what a checkpoint keeps, by kind
 
 
-def save_checkpoint(path: Path, kept: Variables, step: int) -> None:
-    """Variables and step count in one npz, atomically."""
-    arrays = {f"{kind}/{i}": np.asarray(v) for kind, variables in kept.items() for i, v in enumerate(variables)}
-    save_arrays(path, arrays, {"step": step})
+def arrays_of(kept: Variables) -> dict[str, np.ndarray]:
+    """Variables as the arrays of a checkpoint."""
+    return {f"{kind}/{i}": np.asarray(v) for kind, variables in kept.items() for i, v in enumerate(variables)}
 
 
-def load_checkpoint(path: Path, kept: Variables) -> int:
-    """Restore variables from `path` and return the step count; 0 when there is no checkpoint yet.
+def restore(checkpoint: Checkpoint | None, kept: Variables) -> int:
+    """Set variables to what a checkpoint holds and return its number; 0, and nothing is set, where there is none yet.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: it holds other variables, as those of another version of the program would be.
     """
-    if not path.exists():
+    if checkpoint is None:
         return 0
-    arrays, meta = load_arrays(path, "checkpoint")
-    for kind, variables in kept.items():
-        for i, variable in enumerate(variables):
-            variable.assign(arrays[f"{kind}/{i}"])
-    return int(meta["step"])
+    wanted = {f"{kind}/{i}": v for kind, variables in kept.items() for i, v in enumerate(variables)}
+    found = {name: array.shape for name, array in checkpoint.arrays.items()}
+    if found != {name: tuple(v.shape) for name, v in wanted.items()}:
+        raise UserError(f"checkpoint {checkpoint.number} is of another version of the program: start a new run")
+    for name, variable in wanted.items():
+        variable.assign(checkpoint.arrays[name])
+    return checkpoint.number
 
 
 def stream(source: Callable[[], Iterator[Any]], signature: Any, ahead: int) -> Iterator[Any]:
@@ -104,6 +107,36 @@ def with_seeds(batches: Iterator[Any], seed: int, done: int) -> Iterator[tuple]:
         yield (*(batch if isinstance(batch, tuple) else (batch,)), tf.constant([seed, number]))
 
 
+class Row:
+    """A row of a training's log while it is made: the sums of its steps' terms. It is kept in checkpoints, for these come at any step.
+
+    Args:
+        begun: what `state` gave, or nothing for a new one.
+    """
+
+    def __init__(self, begun: dict[str, Any] | None = None) -> None:
+        begun = begun or {"sums": {}, "count": 0, "seconds": 0.0}
+        self._sums: dict[str, Any] = {key: tf.constant(value, tf.float32) for key, value in begun["sums"].items()}
+        self._count, self._before, self._started = begun["count"], begun["seconds"], time.monotonic()
+
+    def add(self, terms: dict[str, tf.Tensor]) -> None:
+        """Add a step's."""
+        self._sums = {key: self._sums[key] + value if self._sums else value for key, value in terms.items()}
+        self._count += 1
+
+    def state(self) -> dict[str, Any]:
+        """What can be written as JSON, and gone on from."""
+        return {"sums": {key: float(value) for key, value in self._sums.items()}, "count": self._count, "seconds": self._seconds()}
+
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def finish(self, step: int) -> dict[str, Any]:
+        """The row, up to `step`."""
+        means = {key: float(value) / self._count for key, value in self._sums.items()}
+        return {"step": step, **means, "seconds_per_step": self._seconds() / self._count, "cores": available_cores()}
+
+
 def train(
     folder: Path,
     name: str,
@@ -114,53 +147,65 @@ def train(
     steps: int,
     *,
     log_every: int,
+    owner: str = "",
     save_every: float = 60.0,
     carried: Sequence[tf.Variable] = (),
 ) -> dict[str, float]:
-    """Train up to `steps` steps, from the checkpoint in `folder` if there is one.
+    """Train up to `steps` steps, from the latest checkpoint in `folder` if there is one.
 
     Args:
-        folder: holds checkpoint.npz and log.jsonl.
+        folder: holds checkpoints/ and log.jsonl.
         name: shown by the progress bar.
         step_function: one compiled training step: a batch -> dict of named scalars.
         batches: from which step on -> the batches, so that a resumed run sees what an uninterrupted one would.
         steps: total number of training steps.
         log_every: steps whose terms are averaged into a row of the log.
-        save_every: seconds between checkpoints.
+        owner: see Checkpoints.
+        save_every: seconds between checkpoints, at least; they take a hundredth of the time at most.
         carried: what the step keeps from one batch to the next, to be kept in the checkpoint.
 
     Returns:
         The last row of the log.
+
+    Raises:
+        UserError: no checkpoint can be read, or the loss is not finite.
+        Stopped: this process was asked to stop; a checkpoint is written.
     """
-    checkpoint = folder / "checkpoint.npz"
+    checkpoints = Checkpoints(folder, owner)
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
     kept = {"model": list(model.weights), "optimizer": list(optimizer.variables), "carried": list(carried)}
-    done = load_checkpoint(checkpoint, kept)
+    latest = checkpoints.latest()
+    done = restore(latest, kept)
+    row = Row(latest.meta if latest else None)
     log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done, steps="step")
-    sums: dict[str, tf.Tensor] = {}
-    count = 0
-    started = saved = time.monotonic()
+    if latest is None:
+        checkpoints.save(0, arrays_of(kept), row.state())  # from here on, there always is one
+    saved, cost = time.monotonic(), 0.0
     bar = progress(desc=name, total=steps, initial=done, unit="step")
-    for step, batch in enumerate(batches(done), start=done + 1):
-        if step > steps:
-            break
-        terms = step_function(*batch)
-        sums = {key: sums[key] + value if sums else value for key, value in terms.items()}
-        count += 1
-        bar.update()
-        if step % log_every == 0 or step == steps:
-            row = {"step": step, **{key: float(value) / count for key, value in sums.items()}}
-            row |= {"seconds_per_step": (time.monotonic() - started) / count, "cores": available_cores()}
-            if not np.isfinite(row["loss"]):
-                raise UserError(f"{name}: the loss became {row['loss']} at step {step}: lower the learning rate; the checkpoint is kept")
-            log.append(row)
-            bar.set_postfix({key: f"{row[key]:.4g}" for key in terms})
-            sums, count, started = {}, 0, time.monotonic()
-        if time.monotonic() - saved > save_every or step == steps:
-            # A checkpoint always follows a full row, so that no row of the log covers steps twice.
-            if count == 0:
-                save_checkpoint(checkpoint, kept, step)
+    with asked_to_stop() as asked:
+        for step, batch in enumerate(batches(done), start=done + 1):
+            if step > steps:
+                break
+            terms = step_function(*batch)
+            row.add(terms)
+            bar.update()
+            if step % log_every == 0 or step == steps:
+                whole = row.finish(step)
+                if not np.isfinite(whole["loss"]):
+                    what = f"the loss became {whole['loss']} by step {step}"
+                    raise UserError(f"{name}: {what}: lower the learning rate, in another run; the checkpoints before it are kept")
+                log.append(whole)
+                bar.set_postfix({key: f"{whole[key]:.4g}" for key in terms})
+                row = Row()
+            now = time.monotonic()
+            if now - saved >= max(save_every, 100 * cost) or step == steps or asked.signal:
+                state = row.state()
+                if all(map(np.isfinite, state["sums"].values())):  # what is lost already is not worth going on from
+                    checkpoints.save(step, arrays_of(kept), state)
                 saved = time.monotonic()
+                cost = saved - now
+            if asked.signal and step < steps:
+                raise Stopped(asked.signal, f"at step {step} of {steps} of {name}")
     bar.close()
     return read_jsonl(log.path)[-1]  # killed after its last step, it has no other row to give
