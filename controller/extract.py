@@ -23,7 +23,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from env.episodes import cut_or_missing, episode_path, is_whole, read_episode, write_episode
-from env.random_policy import random_player
+from env.random_policy import Exploring, random_player
 from env.rollout import Job, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.command import parser, progress, resolve
 from env.run.compute import limit_threads
@@ -46,7 +46,8 @@ def make_player(task: Task, settings: Settings) -> Player:
 
     other = Path(settings.extract.agent) if settings.extract.agent else None
     weights = controller_path(task.name, other or Path(), other is not None, use_shipped=other is None)
-    return load_agent(task, settings, other or Path(), weights)[0]
+    agent = load_agent(task, settings, other or Path(), weights)[0]
+    return Exploring(agent, task, settings.extract.explore) if settings.extract.explore else agent
 
 
 def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:

@@ -6,6 +6,8 @@ varied: the same with longest holds from 1 to LONGEST_HOLD, another in each epis
     stands at a wall for long, and M then dreams that no fireball comes there.
 uniform: a new action each step, the random player that the paper's table of Doom names.
 
+`Exploring` lets a trained agent play, and mixes held random actions in.
+
 In `random` the original gives V, M and C fresh weights for each episode, standard Cauchy times s with s uniform in [0, 0.01] (original
 carracing/model.py, init_random_model_params). The functions that put them into V and M, however, divide by 10,000, because
 they expect the integers of its weight files (vae/vae.py and rnn/rnn.py, set_model_params). With weights of that size V's mu
@@ -15,6 +17,8 @@ just that; tests/test_agent.py runs the full agent with such weights beside it.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 
@@ -102,6 +106,53 @@ class ConstantPolicy:
 
     def act(self, frames: np.ndarray) -> np.ndarray:
         return self._action[None]
+
+
+class ToldPlayer(Player, Protocol):
+    """A player that can be told that something else was done than it said."""
+
+    def acted(self, actions: np.ndarray) -> None:
+        """What was done instead, float32 [slots, A]."""
+
+
+class Exploring:
+    """A trained agent that now and then does something else: an action uniform in tanh's range, held for 1 to LONGEST steps.
+
+    Where it always does what it would do, recordings show M no other way, and nothing of what lies beside it. The share of the time
+    that is spent so is drawn for each episode, so that some are played with all skill and others mostly without.
+
+    Args:
+        player: the agent.
+        task: the game.
+        share: the largest share, below 1.
+    """
+
+    LONGEST = 10
+
+    def __init__(self, player: ToldPlayer, task: Task, share: float) -> None:
+        self.slots, self._player, self._task, self._share = player.slots, player, task, share
+        self._rngs: dict[int, np.random.Generator] = {}
+        self._begins = np.zeros(player.slots)  # the probability at each step that it does something else from now on
+        self._left = np.zeros(player.slots, np.int64)  # steps for which it still does
+        self._held = np.zeros((player.slots, task.actions.size), np.float32)
+
+    def begin(self, slot: int, job: Job) -> None:
+        self._player.begin(slot, job)
+        self._rngs[slot] = rng = np.random.default_rng((job.seed, 3))  # another stream than world's and agent's
+        share, hold = rng.uniform(0, self._share), (1 + self.LONGEST) / 2
+        self._begins[slot], self._left[slot] = min(1.0, share / ((1.0 - share) * hold)), 0
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        actions = np.array(self._player.act(observations))
+        for slot, rng in self._rngs.items():
+            if not self._left[slot] and rng.random() < self._begins[slot]:
+                self._left[slot] = rng.integers(1, self.LONGEST, endpoint=True)
+                self._held[slot] = self._task.actions.of_outputs(rng.uniform(-1, 1, self._task.actions.size).astype(np.float32))
+            if self._left[slot]:
+                self._left[slot] -= 1
+                actions[slot] = self._held[slot]
+        self._player.acted(actions)
+        return actions
 
 
 def random_player(name: str, task: Task, z_size: int) -> Player:

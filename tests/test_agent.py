@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from controller.agent import Agent, make_policy
-from env.random_policy import LARGEST_SCALE, RandomPolicy, random_parameters, random_player
+from env.random_policy import LARGEST_SCALE, Exploring, RandomPolicy, random_parameters, random_player
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_rng, episode_seed, make_world, rollout
 from env.tasks import get_task
 from rnn.memory import make_memory
@@ -268,3 +268,45 @@ def test_random_policies_hold_their_actions_as_named(name):
     assert 1 <= runs.min() and runs.max() <= 10
     assert 0.2 < changes.mean() < 0.4
     assert (actions[0] != actions[1]).any()
+
+
+class Straight:
+    """A player that always does the same, and remembers what it is told."""
+
+    slots = 2
+
+    def begin(self, slot, job):
+        pass
+
+    def act(self, observations):
+        return np.full((2, 1), 0.5, np.float32)
+
+    def acted(self, actions):
+        self.told = actions
+
+
+def test_exploring_mixes_held_random_actions_in():
+    """Of each episode a share of its own, at most the one that was asked for; what it does is its seed's, whatever the slot; and the
+    agent is told what was done."""
+    doom = get_task("doom")
+    player = Straight()
+    exploring = Exploring(player, doom, 0.6)
+    shares, runs, last = [], [], {}
+    for seed in range(40):
+        for slot in (0, 1):
+            exploring.begin(slot, Job(0, 0, seed + slot))
+        done = []
+        for _ in range(400):
+            actions = exploring.act(np.zeros((2, 1)))
+            np.testing.assert_array_equal(player.told, actions)
+            done.append(actions[:, 0])
+        first, second = np.array(done).T
+        if seed:
+            np.testing.assert_array_equal(first, last["second"])
+        last["second"] = second
+        changed = first != 0.5
+        shares.append(changed.mean())
+        held = np.split(first[changed], np.flatnonzero(np.diff(first[changed])) + 1)
+        runs += [len(part) for part in held if len(part)]
+    assert 0.2 < np.mean(shares) < 0.4 and np.max(shares) < 0.75 and np.min(shares) < 0.1 < np.std(shares)
+    assert 1 <= min(runs) and max(runs) <= 10 and 4 < np.mean(runs) < 7

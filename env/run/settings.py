@@ -52,6 +52,13 @@ class Extract:
         choices=("random", "hold", "varied", "uniform", "controller"),
     )
     agent: str = setting("", "for the policy controller: the run whose agent plays; empty for the one shipped with the project")
+    explore: float = setting(
+        0.0,
+        "for the policy controller: random actions, each held for 1 to 10 steps, take up to this share of an episode's time; how much, is "
+        "drawn for each episode",
+        low=0,
+        high=0.95,
+    )
     min_frames: int = setting(1, "shorter episodes are not kept, others are played for them", low=1)
     past_done: bool = setting(True, "go on to max_steps when the world says done (original: yes, half the cars leave the playfield)")
 
