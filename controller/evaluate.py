@@ -330,13 +330,13 @@ def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, s
     scores = summary_of(task, scored, rows, dream)
     print_scores(task, scored, scores)
     if stage:
-        write_json(stage.dir / "scores.json", scores)
+        write_json(stage.dir / "scores.json", scores, seal=True)
         summary = {key: scores[key] for key in ("episodes", "mean", "std", "ci95", "render")}
         if dream:
             summary |= {"dream_mean": dream["mean"], "dream_std": dream["std"]}
         stage.finish(summary)
     if parsed.json:
-        write_json(parsed.json, scores)
+        write_json(parsed.json, scores, seal=True)
 
 
 def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode
+from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode, write_episode
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.checkpoints import Checkpoints
 from env.run.compute import available_cores
 from env.run.errors import UserError
-from env.run.files import load_arrays, save_arrays
+from env.run.files import load_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
 from env.run.weights import fingerprints, model_paths, save_weights, vae_path
@@ -111,7 +111,7 @@ class Play:
         scores, steps = [], 0
         for result in rollout(self._open(), jobs):
             assert result.episode is not None
-            save_arrays(self.path(result.job.index), self._keep(result.episode), compress=int(self._settings.sees_pixels))
+            write_episode(self.path(result.job.index), self._keep(result.episode), compress=self._settings.sees_pixels)
             scores.append(result.score)
             steps += result.length
         return scores, steps

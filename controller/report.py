@@ -25,7 +25,7 @@ from controller.results.tables import all_tables, evolution
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
-from env.run.files import write_atomic
+from env.run.files import read_json, write_atomic
 from env.run.rundir import Run, spoken
 from env.run.settings import STAGES
 from env.tasks import Task
@@ -73,9 +73,9 @@ def make_report(run: Run, task: Task) -> None:
         if not run.stage(name).check():
             raise UserError(f"{run.path} is not finished (stage {name}): run 'bash run.sh {task.word} --run {run.path}' first")
     try:
-        scores = json.loads((run.path / "evaluate" / "scores.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        raise UserError(f"{run.path / 'evaluate'} has no whole scores.json: delete that folder and run the same again") from None
+        scores = read_json(run.path / "evaluate" / "scores.json")
+    except UserError as error:
+        raise UserError(f"{error}: delete {run.path / 'evaluate'} and run the same again") from None
     limit_threads()
     import matplotlib
 

@@ -103,12 +103,13 @@ class Evolution:
         else:
             self.checkpoints.save(0, self.es.arrays())
         told = self._replay(self.folder / "fitness.jsonl")
+        rows = self._rows(self.folder / "log.jsonl", told)
         best = self.folder / "best.npz"
         note = load_arrays(best)[1] if best.exists() else {}
         # A scoring that no longer evolution would have made was for want of any.
         self.best = note["score"] if note and not note["unplanned"] else -np.inf
         self.journal = JsonlLog(self.folder / "fitness.jsonl", rows=told)
-        self.log = JsonlLog(self.folder / "log.jsonl", rows=[row["log"] for row in told], steps="generation")
+        self.log = JsonlLog(self.folder / "log.jsonl", rows=rows, steps="generation")
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
         self._began, self._first = time.monotonic(), self.generation
         self._told = self._saved = self._began
@@ -123,6 +124,12 @@ class Evolution:
                 self.es.tell(self.es.ask(), np.array(row["fitness"]))
                 self.generation += 1
         return [row for row in rows if row["generation"] <= self.generation]
+
+    def _rows(self, log: Path, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The log's rows up to the present generation: those that the journal has, too, which is always on disk before; else its own."""
+        rows = {row["generation"]: row for row in (read_jsonl(log) if log.exists() else [])}
+        rows |= {row["generation"]: row["log"] for row in told}
+        return [rows[generation] for generation in range(1, self.generation + 1) if generation in rows]
 
     def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, Any]:
         """Learn from a generation and return its row for the log."""

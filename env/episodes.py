@@ -1,4 +1,4 @@
-"""Episodes on disk: one npz each, checked by its CRC, streamed so that memory does not grow with their number.
+"""Episodes on disk: one npz each, checked by its CRC and its number, streamed so that memory does not grow with their number.
 
 An episode of T steps holds obs uint8 [T + 1, 64, 64, 3], action float32 [T, A], reward float32 [T] and done bool [T]:
 obs[t] is the frame that the agent saw before it took action[t]; reward[t], done[t] and obs[t + 1] are what that action brought.
@@ -8,6 +8,7 @@ reward and the end from it. V, and the paper's M, learn from the T frames before
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from env.run.errors import UserError
-from env.run.files import DAMAGE, save_arrays
+from env.run.files import DAMAGE, META, save_arrays
 
 Episode = dict[str, np.ndarray]
 FRAMES = ("obs", "action", "reward", "done")
@@ -28,9 +29,15 @@ def episode_path(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.npz"
 
 
-def write_episode(path: Path, episode: Episode) -> None:
-    """Write atomically. Level 1 of zlib: frames shrink about tenfold at a small part of a rollout's time."""
-    save_arrays(path, episode, compress=1)
+def write_episode(path: Path, episode: Episode, compress: bool = True) -> None:
+    """Write atomically, with the number that the file's name says, so that one in the place of another is found.
+
+    Args:
+        path: by `episode_path`.
+        episode: its arrays.
+        compress: level 1 of zlib: frames shrink about tenfold at a small part of a rollout's time. Latents hardly do: they are noise.
+    """
+    save_arrays(path, episode, {"episode": int(path.stem)}, compress=int(compress))
 
 
 def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
@@ -43,6 +50,9 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
         with np.load(path, allow_pickle=False) as archive:
             episode = {key: archive[key] for key in keys}
             steps = len(archive["done"])
+            number = json.loads(str(archive[META]))["episode"] if META in archive.files else int(path.stem)
+        if number != int(path.stem):
+            raise ValueError(f"it is episode {number}")
         found = {key: len(array) - (key in WITH_LAST) for key, array in episode.items()}
         if steps == 0 or any(length not in (steps, steps - (key in WITH_LAST)) for key, length in found.items()):
             raise ValueError("arrays of unequal length")

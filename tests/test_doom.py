@@ -13,9 +13,12 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import vizdoom
 from conftest import ROOT
 from gymnasium.utils.env_checker import check_env
 
+from env.run.errors import UserError
+from env.worlds import engine as starting
 from env.worlds.doom import TakeCover
 from env.worlds.frames import process_as_original, shrink
 
@@ -185,3 +188,48 @@ def test_an_engine_whose_starter_cannot_run_is_started_plainly(monkeypatch, tmp_
     usual = TakeCover()
     np.testing.assert_array_equal(usual.reset(seed=5)[0], frame)
     usual.close()
+
+
+def test_an_engine_that_hangs_is_killed_and_the_episode_goes_on(monkeypatch, capfd):
+    monkeypatch.setattr("env.worlds.engine.HANGS", 1.0)
+    world, actions = TakeCover(), random_actions(40)
+    expected = play(world, 9, actions)
+    play(world, 9, actions[:20])
+    os.kill(world._running.pid, signal.SIGSTOP)
+    frames = [world.step(action)[0] for action in actions[20:]]
+    np.testing.assert_array_equal(frames, expected[21:])
+    assert "has not answered for 1 s: killed" in capfd.readouterr().err
+    world.close()
+
+
+def test_engines_that_fail_again_and_again_are_no_score(monkeypatch):
+    """Nor an endless wait: one line that names the episode."""
+    world, actions = TakeCover(), random_actions(20)
+    play(world, 9, actions[:10])
+    started = []
+
+    def fail(self, buttons):
+        started.append(self._running.pid)
+        raise vizdoom.ViZDoomErrorException("gone")
+
+    monkeypatch.setattr(TakeCover, "_play", fail)
+    with pytest.raises(UserError, match=rf"failed 4 times in the episode of seed {world._seed} \(ViZDoomErrorException"):
+        world.step(actions[10])
+    assert len(set(started)) == 4, "each time a new engine"
+    world.close()
+
+
+@pytest.mark.parametrize("instead, said", [("false", "exit code -11"), ("sleep", "no answer within 3 s")])
+def test_an_engine_that_cannot_start_is_one_line(monkeypatch, instead, said):
+    """ViZDoom itself ends the process with a segmentation fault, or waits for ever."""
+    right = "os.execv({engine!r}, [{engine!r}, *sys.argv[1:]])"
+    wrong = f"os.execv('/bin/{instead}', ['{instead}', '1000'])"
+    assert right in starting.CODE
+    swap = f"import env.worlds.engine as e\ne.CODE = e.CODE.replace({right!r}, {wrong!r})\n".replace("{", "{{").replace("}", "}}")
+    broken = starting.TRIAL.replace("Engine(vizdoom", f"{swap}Engine(vizdoom")
+    monkeypatch.setattr(starting, "TRIAL", broken)
+    monkeypatch.setattr(starting, "CAN_START", 3.0)
+    monkeypatch.setattr(starting.Trial, "done", False)
+    world = TakeCover()
+    with pytest.raises(UserError, match=f"does not start.*{said}"):
+        world.reset(seed=1)

@@ -51,8 +51,8 @@ def test_paper_scale_is_the_papers():
     program does)."""
     racing, doom = (get_task(name).scales["paper"] for name in ("carracing", "doom"))
     assert (racing.world.max_steps, doom.world.max_steps) == (1000, 2100)
-    assert racing.extract == Extract(10000, "random", "", 1, True)
-    assert doom.extract == Extract(10000, "hold", "", 101, False)
+    assert racing.extract == Extract(10000, "random", "", 0.0, 1, True)
+    assert doom.extract == Extract(10000, "hold", "", 0.0, 101, False)
     for settings, z_size in ((racing, 32), (doom, 64)):
         assert settings.vae == Vae("", z_size, 0.5, 1e-4, 100, 10, 0, "float32")
         c = settings.controller

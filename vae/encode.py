@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from env.episodes import LATENTS, Episode, is_whole, read_episode
+from env.episodes import LATENTS, Episode, is_whole, read_episode, write_episode
 from env.run.command import existing, parser, progress, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
@@ -58,8 +58,8 @@ def make_encoder(weights: Path, z_size: int, dtype: str = "float32") -> Encoder:
 
 def encode_episode(encode: Encoder, source: Path, target: Path) -> None:
     """Write the latents of the recorded episode `source` to `target`."""
-    # Not compressed: noise hardly shrinks, and M's training reads each file many times.
-    save_arrays(target, latents_of(encode, read_episode(source)))
+    # M's training reads each file many times.
+    write_episode(target, latents_of(encode, read_episode(source)), compress=False)
 
 
 def latents_of(encode: Encoder, episode: Episode) -> Episode:

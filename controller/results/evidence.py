@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from env.run.errors import UserError
-from env.run.files import load_arrays, read_jsonl
+from env.run.files import load_arrays, read_json, read_jsonl
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings, load_settings
 from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_systems
@@ -164,12 +163,9 @@ def _log(path: Path) -> Rows:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        data = None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: score the agent again")
-    return data
+        return read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}: score the agent again") from None
 
 
 def parameters(path: Path) -> int:

@@ -36,9 +36,38 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write `data` as indented JSON, atomically."""
-    write_atomic(path, lambda file: file.write((json.dumps(data, indent=2) + "\n").encode()))
+CHECK = "crc"  # the key of a checksum
+
+
+def checksum(data: Any) -> str:
+    """Of what can be written as JSON."""
+    return f"{zlib.crc32(json.dumps(data).encode()):08x}"
+
+
+def write_json(path: Path, data: dict[str, Any], seal: bool = False) -> None:
+    """Write `data` as indented JSON, atomically; `seal` for a checksum in it, of what others rely on."""
+    whole = data | {CHECK: checksum(data)} if seal else data
+    write_atomic(path, lambda file: file.write((json.dumps(whole, indent=2) + "\n").encode()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        UserError: it is missing, damaged, or was changed since it was sealed.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged, it is no valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged, it holds no object")
+    check = data.pop(CHECK, None)
+    if check is not None and check != checksum(data):
+        raise UserError(f"{path} is damaged, or was changed by hand (then delete its '{CHECK}')")
+    return data
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any] | None = None, compress: int = 0) -> None:
@@ -98,9 +127,6 @@ def load_arrays(path: Path, what: str = "weights file") -> tuple[dict[str, np.nd
 
 
 TENSORBOARD = "WORLD_MODELS_TENSORBOARD"  # environment variable: write trainings' logs for TensorBoard as well
-
-
-CHECK = "crc"  # the key of a row's checksum
 
 
 def sealed(row: dict[str, Any]) -> str:

@@ -67,7 +67,7 @@ class Run:
             except OSError as error:
                 raise UserError(f"cannot write to the run directory {path}: {error.strerror}") from None
             self._take_lock(self._lock)
-            write_json(path / "settings.json", settings.to_dict())
+            write_json(path / "settings.json", settings.to_dict(), seal=True)
 
     def _take_lock(self, file: IO[str]) -> None:
         try:

@@ -7,7 +7,6 @@ smaller scales differ. Nothing here knows of any game: what a check needs to kno
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from env.run.errors import UserError
+from env.run.files import read_json
 from env.run.flags import check, setting
 
 SCALES = ("smoke", "day", "paper")
@@ -432,9 +432,8 @@ DEPENDS: dict[str, tuple[str, ...]] = {
 def load_settings(path: Path) -> Settings:
     """Read a settings.json. Raises UserError when it is missing or does not fit."""
     try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: is '{path.parent}' a run directory?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): restore it or start a new run") from None
+        data = read_json(path)
+    except UserError as error:
+        advice = "restore it or start a new run" if path.exists() else f"is '{path.parent}' a run directory?"
+        raise UserError(f"{error}: {advice}") from None
     return Settings.from_dict(data, str(path))

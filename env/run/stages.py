@@ -16,7 +16,7 @@ from typing import Any
 
 from env.episodes import cut_or_missing
 from env.run.errors import UserError
-from env.run.files import write_json
+from env.run.files import read_json, write_json
 from env.run.settings import BESIDE, SECTIONS, Settings
 from env.run.weights import controller_path, fingerprint, fingerprints, model_paths
 
@@ -95,13 +95,13 @@ class Stage:
         return {name: value for name, value in found.items() if value}
 
     def _read(self) -> dict[str, Any]:
-        try:
-            record = json.loads(self._record.read_text())
-        except (FileNotFoundError, NotADirectoryError):
+        if not self._record.is_file():
             return {}
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            record = None
-        if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+        try:
+            record = read_json(self._record)
+        except UserError as error:
+            raise UserError(f"{error}: restore it, or delete {self.dir} to make the stage again") from None
+        if not isinstance(record.get("settings"), dict):
             raise UserError(f"{self._record} is damaged: delete {self.dir} to make the stage again")
         if not isinstance(record.get("made_from"), dict):
             raise UserError(f"{self.dir} was made by an older version of the program: delete it, or choose another --run")
@@ -132,6 +132,10 @@ class Stage:
                 f"take {then}, choose another --run, or delete {self.dir} to make it again"
             )
         self.check_inputs()
+        made = record.get("product")
+        if made and self.product != made:
+            what = f"what stage {self.name} in {self.dir.parent} made is missing, damaged or another's"
+            raise UserError(f"{what}: restore it, or delete {self.dir} to make it again")
         return bool(record.get("finished")) and not grown
 
     def check_inputs(self) -> None:
@@ -184,12 +188,12 @@ class Stage:
     def start(self) -> None:
         """Note the settings, and what it is made from; the stage counts as unfinished from here on."""
         self.dir.mkdir(parents=True, exist_ok=True)
-        write_json(self._record, self._whole(False, self.inputs()))
+        write_json(self._record, self._whole(False, self.inputs()), seal=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note that the stage is whole; `summary` is kept for the report."""
         record = self._whole(True, self._read().get("made_from", {}))  # what it was started from, whatever happened since
-        write_json(self._record, record | {"summary": summary})
+        write_json(self._record, record | {"product": self.product, "summary": summary}, seal=True)
 
     def _whole(self, finished: bool, made_from: dict[str, str]) -> dict[str, Any]:
         return {"stage": self.name, "finished": finished, "settings": self._settings.deciding(self.name), "made_from": made_from}

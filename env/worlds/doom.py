@@ -18,11 +18,13 @@ import numpy as np
 import vizdoom
 from gymnasium import spaces
 
-from env.worlds.engine import CRASHES, Engine
+from env.run.errors import UserError
+from env.worlds.engine import ADVICE, CRASHES, Engine
 from env.worlds.frames import SIZE, process_as_original, shrink
 
 THRESHOLD = 1 / 3  # the action moves left below -1/3 and right above 1/3 (original: 0.3333)
 LEFT, STAY, RIGHT = [1, 0], [0, 0], [0, 1]  # the scenario's buttons: MOVE_LEFT, MOVE_RIGHT
+ATTEMPTS = 3  # new engines for one that fails
 VIEW = 400 / 480  # the part of the rows above the status bar
 
 # Who draws: the screen's resolution, and how it is shrunk. At 400x300 the 64x64 frames differ from those of the original's
@@ -39,8 +41,8 @@ class TakeCover(gymnasium.Env):
 
     Actions: float [1] in [-1, 1], left below -1/3, right above 1/3, else stay. Rewards: +1 a step. An episode ends with
     the player's death (its last observation is black) or, by the registered limit, after 2100 steps. The same seed
-    and actions give the same episode, in a fresh engine or a used one; an engine that crashes is replaced, and plays the
-    episode again up to where it was.
+    and actions give the same episode, in a fresh engine or a used one; an engine that crashes or hangs is replaced, and plays the
+    episode again up to where it was, ATTEMPTS times.
 
     Args:
         render: "official" for the original's screen of 640x480, "fast" for 400x300.
@@ -49,6 +51,7 @@ class TakeCover(gymnasium.Env):
 
     Raises:
         ValueError: on an unknown `render` or `frames`, and on actions that are not one finite number.
+        UserError: the engine does not start, or fails again and again.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 35}
@@ -74,8 +77,8 @@ class TakeCover(gymnasium.Env):
         self._played = []
         try:
             self._begin()
-        except CRASHES:
-            self._replay()
+        except CRASHES as crash:
+            self._replay(None, crash)
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -85,9 +88,8 @@ class TakeCover(gymnasium.Env):
         buttons = LEFT if action[0] < -THRESHOLD else RIGHT if action[0] > THRESHOLD else STAY
         try:
             self._play(buttons)
-        except CRASHES:
-            self._replay()
-            self._play(buttons)
+        except CRASHES as crash:
+            self._replay(buttons, crash)
         self._played.append(buttons)
         done = self._game.is_episode_finished()
         return self._observe(), 1.0, done, False, {}
@@ -106,25 +108,42 @@ class TakeCover(gymnasium.Env):
             self.close()
 
     @property
-    def _game(self) -> Any:
+    def _running(self) -> Engine:
         if self._engine is None:
             self._engine = Engine(self._resolution)
-        return self._engine.game
+        return self._engine
+
+    @property
+    def _game(self) -> Any:
+        return self._running.game
 
     def _begin(self) -> None:
-        self._game.set_seed(self._seed)
-        self._game.new_episode()
+        with self._running.answering() as game:
+            game.set_seed(self._seed)
+            game.new_episode()
 
     def _play(self, buttons: list[int]) -> None:
-        self._game.make_action(buttons, 1)
+        with self._running.answering() as game:
+            game.make_action(buttons, 1)
 
-    def _replay(self) -> None:
-        """Replace a crashed engine and play the episode up to where it was. A second crash in a row is the caller's."""
-        self.close()
-        time.sleep(0.1)
-        self._begin()
-        for buttons in self._played:
-            self._play(buttons)
+    def _replay(self, then: list[int] | None, crash: Exception) -> None:
+        """Replace a crashed engine, play the episode up to where it was, and go on with the buttons `then`.
+
+        Raises:
+            UserError: new ones crash, too.
+        """
+        for attempt in range(ATTEMPTS):
+            self.close()
+            time.sleep(0.1 * 10**attempt)
+            try:
+                self._begin()
+                for buttons in (*self._played, *([then] if then else [])):
+                    self._play(buttons)
+                return
+            except CRASHES as again:
+                crash = again
+        said = f"{type(crash).__name__}, {str(crash).strip()}"
+        raise UserError(f"Doom's engine failed {ATTEMPTS + 1} times in the episode of seed {self._seed} ({said}); {ADVICE}")
 
     def _observe(self) -> np.ndarray:
         state = self._game.get_state()

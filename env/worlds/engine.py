@@ -1,19 +1,27 @@
-"""A running ViZDoom that ends with its parent and leaves nothing behind."""
+"""A running ViZDoom that ends with its parent, leaves nothing behind, and does not keep anyone waiting for ever."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import vizdoom
+
+from env.run.errors import UserError
 
 # A killed parent would leave its engine running for ever, and an engine leaves _vizdoom where it stands. So it is started
 # through this: stand in a folder of its own, ask the kernel to be killed with the parent, and become the engine. (A shell
@@ -40,14 +48,60 @@ CRASHES = (
 )
 
 
+HANGS = 60.0  # seconds after which an engine that has not answered is killed; a step takes milliseconds
+CAN_START = 60.0  # seconds that a trial may take
+TRIAL = """
+import sys
+sys.path.insert(0, {root!r})
+import vizdoom
+from env.worlds.engine import Engine
+Engine(vizdoom.ScreenResolution.RES_160X120, tried=True).close()
+"""
+
+
+class Trial:
+    """Whether engines start on this machine, found out once in each process: where one cannot, ViZDoom ends the process that wants it with
+    a segmentation fault, or waits for ever."""
+
+    done = False
+
+    @classmethod
+    def make(cls) -> None:
+        """Start an engine in a process of its own.
+
+        Raises:
+            UserError: it does not come up.
+        """
+        if cls.done:
+            return
+        words = [sys.executable, "-c", TRIAL.format(root=str(Path(__file__).resolve().parents[2]))]
+        try:
+            answer = subprocess.run(words, capture_output=True, text=True, timeout=CAN_START, check=False)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"Doom's engine does not start: no answer within {CAN_START:.0f} s; {ADVICE}") from None
+        if answer.returncode:
+            said = answer.stderr.strip().splitlines()
+            raise UserError(f"Doom's engine does not start (exit code {answer.returncode}{f', {said[-1]}' if said else ''}); {ADVICE}")
+        cls.done = True
+
+
+ADVICE = "is vizdoom installed whole, and are there memory and 10 MB in /dev/shm for each engine?"
+
+
 class Engine:
     """One running ViZDoom.
 
     Args:
         resolution: vizdoom.ScreenResolution.
+        tried: whether it is known that engines start here.
+
+    Raises:
+        UserError: they do not.
     """
 
-    def __init__(self, resolution: Any) -> None:
+    def __init__(self, resolution: Any, tried: bool = False) -> None:
+        if not tried:
+            Trial.make()
         self._folder = Path(tempfile.mkdtemp(prefix="take_cover_"))
         game = vizdoom.DoomGame()
         game.load_config(str(Path(vizdoom.scenarios_path) / "take_cover.cfg"))
@@ -62,12 +116,25 @@ class Engine:
         game.set_sound_enabled(False)
         game.set_episode_timeout(0)  # gymnasium's TimeLimit cuts episodes
         self.game = game
+        self.asked: float | None = None  # since when it owes an answer
+        others = children()
         try:
             game.init()
         finally:
             # Both sides have opened and read all: what has no name any more cannot be left behind by a kill.
             _forget_shared_memory()
             shutil.rmtree(self._folder, ignore_errors=True)
+        self.pid = next(iter(children() - others), None)
+        Watchdog.watch(self)
+
+    @contextmanager
+    def answering(self) -> Iterator[Any]:
+        """Within it, the game is asked something. If it does not answer in time, it is killed, which is a crash like any other."""
+        self.asked = time.monotonic()
+        try:
+            yield self.game
+        finally:
+            self.asked = None
 
     def _starter(self) -> Path | None:
         """The script that starts the engine, or None where there can be none: ViZDoom would end the whole process."""
@@ -90,6 +157,48 @@ class Engine:
             self.game.close()
         except CRASHES:
             pass  # it is gone already
+
+
+class Watchdog(threading.Thread):
+    """Kills engines of this process that do not answer. One thread for all; it ends with the process."""
+
+    _one: Watchdog | None = None
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="engines")
+        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+    @classmethod
+    def watch(cls, engine: Engine) -> None:
+        """From now on, an eye is kept on it."""
+        if cls._one is None:
+            cls._one = cls()
+            cls._one.start()
+        cls._one._engines.add(engine)
+
+    def run(self) -> None:
+        while True:
+            time.sleep(min(1.0, HANGS / 4))
+            for engine in list(self._engines):
+                asked, pid = engine.asked, engine.pid
+                if asked is not None and pid is not None and time.monotonic() - asked > HANGS:
+                    print(f"warning: Doom's engine {pid} has not answered for {HANGS:.0f} s: killed", file=sys.stderr, flush=True)
+                    engine.asked = None
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+
+
+def children() -> set[int]:
+    """The processes that this one has started and that still run."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        try:
+            found |= {int(word) for word in path.read_text().split()}
+        except OSError:  # that thread has just ended
+            pass
+    return found
 
 
 def _forget_shared_memory() -> None:
