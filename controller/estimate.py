@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -229,6 +230,25 @@ def measure(arguments: list[str]) -> dict[str, float]:
             raise UserError(f"measuring this machine failed: {answer.stderr.strip().splitlines()[-1:]}; go on with --no-estimate")
         rates |= json.loads(answer.stdout.splitlines()[-1])
     return rates
+
+
+CHECKPOINTS = 400e6  # bytes that the checkpoints, weights and logs of a run take at most, about
+
+
+def disk_bytes(task: Task, settings: Settings) -> float:
+    """What a run takes on disk, about: its recordings, their latents, and its checkpoints."""
+    latents = 4 * settings.vae.z_size + 4 * (task.actions.size + 2)
+    return amounts(task, settings)["extract"] * (task.frame_bytes + latents) + CHECKPOINTS
+
+
+def check_disk(task: Task, settings: Settings, run: Path) -> None:
+    """Raise UserError now, and not after hours, when a run will not fit on its disk."""
+    there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    taken = sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) if run.exists() else 0
+    needed, free = disk_bytes(task, settings) - taken, shutil.disk_usage(there).free
+    if needed > free:
+        what = f"{run} will take about {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free there"
+        raise UserError(f"{what}: make room, choose a --run on another disk, or record fewer --extract-episodes")
 
 
 def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int, stages: Sequence[str] = STAGES) -> str:

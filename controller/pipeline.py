@@ -27,7 +27,7 @@ import signal
 import subprocess
 import time
 
-from controller.estimate import describe, measure
+from controller.estimate import check_disk, describe, measure
 from controller.learn import check_actor
 from controller.results.studies import OWN, SHARED, link_stages, plan_studies
 from env.run.command import SHOW, parser, resolve, run_command
@@ -148,6 +148,7 @@ def main() -> None:
         link_stages(path, settings, study, its)
     own = [(study, name) for study, its in studies for name in waiting_stages(study, its, OWN)]
     if (waiting or own) and not parsed.no_estimate:
+        check_disk(task, settings, path)
         rates = measure([task.word, "--run", str(path)])
         print(describe(task, settings, rates, parsed.ranks, [*waiting, *(name for _, name in own)]), flush=True)
     to_do = [*waiting, *report, *(f"{name} of {study.name}" for study, name in own)]

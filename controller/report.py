@@ -73,7 +73,7 @@ def make_report(run: Run, task: Task) -> None:
         if not run.stage(name).check():
             raise UserError(f"{run.path} is not finished (stage {name}): run 'bash run.sh {task.word} --run {run.path}' first")
     try:
-        scores = read_json(run.path / "evaluate" / "scores.json")
+        scores = read_json(run.path / "evaluate" / "scores.json", sealed=True)
     except UserError as error:
         raise UserError(f"{error}: delete {run.path / 'evaluate'} and run the same again") from None
     limit_threads()

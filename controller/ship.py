@@ -23,7 +23,7 @@ import numpy as np
 from controller.results.evidence import ROWS
 from env.run.command import parser, resolve, run_command
 from env.run.errors import UserError
-from env.run.files import REPOSITORY, load_arrays, save_arrays, write_json
+from env.run.files import REPOSITORY, copy_log, load_arrays, save_arrays, write_json
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings
 from env.run.stages import Stage
@@ -69,7 +69,7 @@ def main() -> None:
     copy_weights(run / "controller" / "best.npz", shipped("controller", task.name, "best.npz"), False)
     copy_weights(run / "encode" / "initial.npz", shipped("vae", task.name, "initial.npz"), True)
     for floor in ("vae", "rnn", "controller"):
-        shutil.copyfile(run / floor / "log.jsonl", shipped(floor, task.name, "log.jsonl"))
+        copy_log(run / floor / "log.jsonl", shipped(floor, task.name, "log.jsonl"))
     for floor, picture, name in PICTURES:
         shutil.copyfile(run / "report" / f"{picture}.png", shipped(floor, task.name, f"{name}.png"))
     write_json(shipped("controller", task.name, "settings.json"), settings.to_dict())
@@ -99,7 +99,7 @@ def ship_system(task: Task, run: Path, settings: Settings) -> None:
     for log in [f"{stage}/log.jsonl" for stage in (*(("vae",) if own_vae else ()), "rnn", "controller")]:
         if (run / log).exists():
             (target / log).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(run / log, target / log)
+            copy_log(run / log, target / log)
     write_json(target / "settings.json", settings.to_dict())
     folder = target.relative_to(REPOSITORY)
     (target / "evaluate").mkdir(exist_ok=True)
@@ -114,9 +114,10 @@ def ship_rows(task: Task, run: Path) -> None:
     for folder in study_folders(run):
         settings = saved_settings(folder)
         if settings and Stage(folder, "controller", settings).finished:
-            for source in (folder / "settings.json", folder / "controller" / "best.npz", folder / "controller" / "log.jsonl"):
-                (rows / folder.name).mkdir(parents=True, exist_ok=True)
+            (rows / folder.name).mkdir(parents=True, exist_ok=True)
+            for source in (folder / "settings.json", folder / "controller" / "best.npz"):
                 shutil.copyfile(source, rows / folder.name / source.name)
+            copy_log(folder / "controller" / "log.jsonl", rows / folder.name / "log.jsonl")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,10 @@ class Evolution:
         """The log's rows up to the present generation: those that the journal has, too, which is always on disk before; else its own."""
         rows = {row["generation"]: row for row in (read_jsonl(log) if log.exists() else [])}
         rows |= {row["generation"]: row["log"] for row in told}
-        return [rows[generation] for generation in range(1, self.generation + 1) if generation in rows]
+        known = [rows[generation] for generation in range(1, self.generation + 1) if generation in rows]
+        if len(known) < self.generation:
+            print(f"warning: {log} has lost {self.generation - len(known)} of its rows", file=sys.stderr, flush=True)
+        return known
 
     def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, Any]:
         """Learn from a generation and return its row for the log."""

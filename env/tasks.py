@@ -63,6 +63,7 @@ class Task:
         opening: steps of a game's opening, such as a zoom: on a web page, dreams of an M that knows of no end begin after them.
         recorded_steps, played_steps: how long an episode of the random policy and one of a trained agent is on average, from
             which a run's duration is estimated; 0 for the step limit.
+        frame_bytes: about how much a recorded frame takes on disk, from which a run's size is estimated.
         file: where a game of one's own is defined; None for the paper's.
     """
 
@@ -77,6 +78,7 @@ class Task:
     opening: int = 0
     recorded_steps: int = 0
     played_steps: int = 0
+    frame_bytes: int = 4000
     file: Path | None = None
 
     @property
@@ -224,6 +226,7 @@ CARRACING = Task(
     keys=(("left", (-1.0, 0.0, 0.0)), ("right", (1.0, 0.0, 0.0)), ("up", (0.0, 1.0, 0.0)), ("down", (0.0, 0.0, 0.8))),
     frame_rate=50,
     opening=60,
+    frame_bytes=1600,
     scales={"smoke": smoke(_CARRACING_PAPER, 100), "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 
-from controller.estimate import amounts, describe, duration, stage_seconds
+from controller.estimate import amounts, check_disk, describe, disk_bytes, duration, stage_seconds
+from env.run.errors import UserError
 
 
 def test_amounts_of_the_papers_run(task):
@@ -46,3 +48,18 @@ def test_the_estimate_names_the_smaller_scales(task):
 @pytest.mark.parametrize(("seconds", "words"), [(4, "4 s"), (600, "10 min"), (3 * 3600, "3.0 h"), (5e6, "58 days")])
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+def test_a_run_that_will_not_fit_on_its_disk_is_refused_before_it_starts(task, tmp_path, monkeypatch):
+    paper, run = task.scales["paper"], tmp_path / "runs" / "new"
+    needed = disk_bytes(task, paper)
+    assert 12e9 < needed < 25e9, "10,000 episodes of 1,000 frames"
+    free = [needed + 1e6]
+    monkeypatch.setattr("controller.estimate.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1e12, 0, free[0]))
+    check_disk(task, paper, run)
+    free[0] = needed - 1e6
+    with pytest.raises(UserError, match=r"new will take about 1\d\.\d GB more, and 1\d\.\d GB are free there: make room"):
+        check_disk(task, paper, run)
+    run.mkdir(parents=True)
+    (run / "recorded").write_bytes(bytes(2_000_000))
+    check_disk(task, paper, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_python, without_times
+from corruptions import campaign, make_run
 
 from controller.simulate import Simulator
 from controller.train import Evolution, play_again, ranked_last
@@ -385,3 +387,14 @@ def test_run_sh_starts_a_killed_stage_again_but_not_for_ever(evolved, tmp_path):
     result = subprocess.run([sys.executable, "-c", code, str(ROOT), str(path)], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.count("starting it again") == 3 and "starting it again (3 of 3)" in result.stderr
+
+
+@pytest.mark.slow
+def test_no_damage_goes_unnoticed(tmp_path):
+    """Of a hundred; for a thousand: tests/corruptions.py."""
+    make_run(tmp_path / "run")
+    rows = campaign(tmp_path / "run", trials=100, seed=3)
+    assert [row for row in rows if row["outcome"] in ("silent", "traceback", "hang")] == []
+    assert sum(row["outcome"] == "refused" for row in rows) > 40
+    counts = json.loads((ROOT / "tests" / "benches" / "corruptions.json").read_text())
+    assert counts["trials"] >= 1000 and set(counts["all"]) == {"refused", "said", "harmless"}

@@ -15,7 +15,9 @@ from conftest import ROOT, run_python, without_times
 
 from env.episodes import episode_path, is_whole, read_episode
 from env.run.files import load_arrays, read_jsonl, save_arrays
+from env.run.rundir import saved_settings
 from env.run.settings import load_settings
+from env.run.stages import Stage
 from env.run.weights import fingerprint
 
 TINY = ("--scale", "smoke", "--max-steps", "40")
@@ -122,7 +124,14 @@ def test_a_c_is_not_played_on_another_v_and_m(run, tmp_path):
     arrays, meta = load_arrays(path / "vae" / "weights.npz")
     arrays["conv_vae/enc_fc_mu/bias"] += 1
     save_arrays(path / "vae" / "weights.npz", arrays, meta)
-    for words in (("controller/evaluate.py", "carracing"), ("controller/train.py", "carracing", "--generations", "3")):
+    commands = (("controller/evaluate.py", "carracing"), ("controller/train.py", "carracing", "--generations", "3"))
+    for words in commands:
+        result = run_python(*words, "--run", path)
+        assert result.returncode == 2
+        assert "vae/weights.npz, which stage vae made, is missing, damaged or another's" in result.stderr
+    settings = saved_settings(path)
+    Stage(path, "vae", settings).finish({})  # as if it had been trained so
+    for words in commands:
         result = run_python(*words, "--run", path)
         assert result.returncode == 2
         assert "was made from another vae than the run has now" in result.stderr

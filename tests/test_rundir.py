@@ -114,12 +114,17 @@ def test_a_stage_knows_what_it_was_made_from(tmp_path, tiny):
     whole_run(tmp_path, tiny)
     Run(tmp_path, tiny).release()
     for changed, named in (("extract/log.jsonl", "vae .* another extract"), ("vae/weights.npz", "encode .* another vae")):
-        before = (tmp_path / changed).read_text()
+        before, stage = (tmp_path / changed).read_text(), Stage(tmp_path, changed.split("/")[0], tiny)
         made(tmp_path / changed, "another")
+        with pytest.raises(UserError, match=f"which stage {stage.name} made, is missing, damaged or another's: restore it"):
+            Run(tmp_path, tiny)
+        stage.finish({})
         with pytest.raises(UserError, match=f"stage {named} than the run has now: delete"):
             Run(tmp_path, tiny)
         made(tmp_path / changed, before)
+        stage.finish({})
     made(tmp_path / "rnn" / "weights.npz", "another")
+    Stage(tmp_path, "rnn", tiny).finish({})
     with pytest.raises(UserError, match="stage controller .* another rnn"):
         Run(tmp_path, tiny)
 
@@ -148,6 +153,7 @@ def test_training_anew_is_refused_while_something_older_depends_on_it(tmp_path, 
 def test_a_scoring_of_an_older_c_counts_as_unfinished(tmp_path, tiny):
     whole_run(tmp_path, tiny)
     made(tmp_path / "controller" / "best.npz", "a better one")
+    Stage(tmp_path, "controller", tiny).finish({})
     assert waiting_stages(tmp_path, tiny, STAGES)[-1] == "evaluate"
 
 
@@ -179,7 +185,7 @@ def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path, tiny):
     file.write_text(json.dumps({key: value for key, value in record.items() if key not in ("made_from", "crc")}))
     with pytest.raises(UserError, match="older version"):
         Run(tmp_path, tiny)
-    del record["settings"]["extract.agent"]
+    del record["settings"]["extract.agent"], record["crc"]
     file.write_text(json.dumps(record))
     with pytest.raises(UserError, match="another version .*extract.agent is missing"):
         Run(tmp_path, tiny)

@@ -14,7 +14,7 @@ from controller.results.evidence import of_run, of_shipped
 from controller.results.scores import summarise
 from controller.results.tables import all_tables, score_rows
 from controller.results.welch import Difference, difference, verdict
-from env.run.files import save_arrays, write_json
+from env.run.files import JsonlLog, save_arrays, write_json
 from env.run.weights import fingerprint, fingerprints, model_paths, shipped
 from env.tasks import get_task
 
@@ -78,7 +78,7 @@ def run(tmp_path, task):
     save_arrays(c / "best.npz", {"params": np.zeros(867)}, {})
     rows = [{"generation": g, "mean": 5.0 * g, "min": 0.0, "max": 9.0, "steps": 10, "seconds": 36.0, "cores": 100} for g in (1, 2, 11)]
     rows[2] |= {"eval": 77.0, "eval_std": 3.0, "eval_seconds": 72.0}
-    (c / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    JsonlLog(c / "log.jsonl", rows=rows)
     scored(path, np.random.default_rng(0).normal(900, 25, 100))
     return path
 

@@ -50,8 +50,12 @@ def write_json(path: Path, data: dict[str, Any], seal: bool = False) -> None:
     write_atomic(path, lambda file: file.write((json.dumps(whole, indent=2) + "\n").encode()))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, sealed: bool = False) -> dict[str, Any]:
     """What `write_json` wrote.
+
+    Args:
+        path: the file.
+        sealed: whether it must have a checksum.
 
     Raises:
         UserError: it is missing, damaged, or was changed since it was sealed.
@@ -65,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path} is damaged, it holds no object")
     check = data.pop(CHECK, None)
-    if check is not None and check != checksum(data):
+    if (sealed or check is not None) and check != checksum(data):
         raise UserError(f"{path} is damaged, or was changed by hand (then delete its '{CHECK}')")
     return data
 
@@ -129,23 +133,28 @@ def load_arrays(path: Path, what: str = "weights file") -> tuple[dict[str, np.nd
 TENSORBOARD = "WORLD_MODELS_TENSORBOARD"  # environment variable: write trainings' logs for TensorBoard as well
 
 
-def sealed(row: dict[str, Any]) -> str:
-    """A row as a line of JSON that ends with a checksum of all before it, so that a changed digit is found."""
+def log_name(path: Path) -> str:
+    """What a log is called in its rows' checksums, such as vae/log: one in the place of another is found."""
+    return f"{path.parent.absolute().name}/{path.stem}"
+
+
+def sealed(row: dict[str, Any], name: str) -> str:
+    """A row as a line of JSON that ends with a checksum of all before it and of the log's name, so that a changed digit is found."""
     line = json.dumps(row)
-    check = f'"{CHECK}": "{zlib.crc32(line.encode()):08x}"'
+    check = f'"{CHECK}": "{zlib.crc32((name + line).encode()):08x}"'
     return f"{line[:-1]}, {check}}}" if row else f"{{{check}}}"
 
 
-def unsealed(line: str) -> dict[str, Any] | None:
-    """The row that `sealed` made a line of, or one without a checksum; None if the line is damaged."""
+def unsealed(line: str, name: str) -> dict[str, Any] | None:
+    """The row that `sealed` made a line of; None if it is damaged."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError:
         return None
     if not isinstance(row, dict):
         return None
-    check = row.pop(CHECK, None)
-    return row if check is None or sealed(row) == line else None
+    row.pop(CHECK, None)
+    return row if sealed(row, name) == line else None
 
 
 class JsonlLog:
@@ -157,6 +166,9 @@ class JsonlLog:
         steps: of a training's log, the number that rows are counted by; with TENSORBOARD set, their other numbers go to a folder
             `tensorboard` beside the log, too.
         rows: what it begins with, in the place of what the file holds.
+
+    Attributes:
+        rows: how many there are.
     """
 
     def __init__(
@@ -166,7 +178,7 @@ class JsonlLog:
         steps: str = "",
         rows: list[dict[str, Any]] | None = None,
     ) -> None:
-        self.path, self._steps, self._events = path, steps, None
+        self.path, self._name, self._steps, self._events = path, log_name(path), steps, None
         if steps and os.environ.get(TENSORBOARD):
             import tensorflow as tf
 
@@ -174,15 +186,17 @@ class JsonlLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         if rows is None:
             rows = [row for row in read_jsonl(path) if keep(row)] if path.exists() else []
-        write_atomic(path, lambda file: file.writelines((sealed(row) + "\n").encode() for row in rows))
+        write_atomic(path, lambda file: file.writelines((sealed(row, self._name) + "\n").encode() for row in rows))
+        self.rows = len(rows)
 
     def append(self, row: dict[str, Any], durable: bool = False) -> None:
         """Add one row; `durable` to return only when it has reached the disk."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(sealed(row) + "\n")
+            file.write(sealed(row, self._name) + "\n")
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
+        self.rows += 1
         if self._events is not None:
             import tensorflow as tf
 
@@ -197,18 +211,23 @@ class JsonlLog:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file. A half-written last line (a killed process) is left out; damaged ones are, too, which is said."""
     text = path.read_bytes().decode("utf-8", errors="replace")
-    rows, bad = [], []
+    rows, bad, name = [], [], log_name(path)
     lines = text.split("\n")
     for number, line in enumerate(lines[:-1], start=1):
-        row = unsealed(line)
+        row = unsealed(line, name)
         if row is None:
             bad.append(number)
         else:
             rows.append(row)
-    last = unsealed(lines[-1]) if lines[-1] else None
+    last = unsealed(lines[-1], name) if lines[-1] else None
     if last is not None:
         rows.append(last)
     if bad:
         which = f"line {bad[0]} of {path} is" if len(bad) == 1 else f"{len(bad)} lines of {path}, from line {bad[0]} on, are"
         print(f"warning: {which} damaged and left out", file=sys.stderr, flush=True)
     return rows
+
+
+def copy_log(source: Path, target: Path) -> None:
+    """Copy a log to another place, where its rows get that one's checksums."""
+    JsonlLog(target, rows=read_jsonl(source))

@@ -29,6 +29,8 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "controller": ("vae", "rnn"),
     "evaluate": ("vae", "rnn", "controller"),
 }
+# Files of a finished stage that must stay as they were when it was finished.
+KEPT = ("weights.npz", "vae.npz", "memory.npz", "initial.npz", "best.npz", "scores.json", "log.jsonl")
 
 
 class Stage:
@@ -98,7 +100,7 @@ class Stage:
         if not self._record.is_file():
             return {}
         try:
-            record = read_json(self._record)
+            record = read_json(self._record, sealed=True)
         except UserError as error:
             raise UserError(f"{error}: restore it, or delete {self.dir} to make the stage again") from None
         if not isinstance(record.get("settings"), dict):
@@ -132,10 +134,11 @@ class Stage:
                 f"take {then}, choose another --run, or delete {self.dir} to make it again"
             )
         self.check_inputs()
-        made = record.get("product")
-        if made and self.product != made:
-            what = f"what stage {self.name} in {self.dir.parent} made is missing, damaged or another's"
-            raise UserError(f"{what}: restore it, or delete {self.dir} to make it again")
+        for name, made in record.get("files", {}).items():
+            path = self.dir / name
+            if not path.is_file() or fingerprint(path) != made:
+                what = f"{path}, which stage {self.name} made, is missing, damaged or another's"
+                raise UserError(f"{what}: restore it, or delete {self.dir} to make it again")
         return bool(record.get("finished")) and not grown
 
     def check_inputs(self) -> None:
@@ -193,7 +196,8 @@ class Stage:
     def finish(self, summary: dict[str, Any]) -> None:
         """Note that the stage is whole; `summary` is kept for the report."""
         record = self._whole(True, self._read().get("made_from", {}))  # what it was started from, whatever happened since
-        write_json(self._record, record | {"product": self.product, "summary": summary}, seal=True)
+        files = {name: fingerprint(self.dir / name) for name in KEPT if (self.dir / name).is_file()}
+        write_json(self._record, record | {"files": files, "summary": summary}, seal=True)
 
     def _whole(self, finished: bool, made_from: dict[str, str]) -> dict[str, Any]:
         return {"stage": self.name, "finished": finished, "settings": self._settings.deciding(self.name), "made_from": made_from}

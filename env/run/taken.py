@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from env.run.errors import UserError
-from env.run.files import load_arrays, read_jsonl
+from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
 from env.run.weights import fingerprint, memory_path, shipped, vae_path
 
@@ -41,7 +41,7 @@ def take(run: Run, name: str, source: str, wanted: dict[str, Any]) -> None:
     shutil.copyfile(weights, stage.dir / "weights.npz")
     log = weights.parent / "log.jsonl"
     if log.exists() and weights.name == "weights.npz":
-        shutil.copyfile(log, stage.log)
+        copy_log(log, stage.log)
     last = read_jsonl(stage.log)[-1] if stage.log.exists() else {}
     stage.finish({"source": source, **last})
     print(f"{name}: {weights} -> {stage.dir / 'weights.npz'}")

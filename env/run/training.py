@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,6 +138,15 @@ class Row:
         return {"step": step, **means, "seconds_per_step": self._seconds() / self._count, "cores": available_cores()}
 
 
+def resumed_log(folder: Path, latest: Checkpoint | None) -> JsonlLog:
+    """The log of a training that goes on from a checkpoint, without what came after it. Rows that are gone are told of."""
+    done = latest.number if latest else 0
+    log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done, steps="step")
+    if latest and log.rows < latest.meta["rows"]:
+        print(f"warning: {log.path} has lost {latest.meta['rows'] - log.rows} of its rows", file=sys.stderr, flush=True)
+    return log
+
+
 def train(
     folder: Path,
     name: str,
@@ -178,9 +188,9 @@ def train(
     latest = checkpoints.latest()
     done = restore(latest, kept)
     row = Row(latest.meta if latest else None)
-    log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done, steps="step")
+    log = resumed_log(folder, latest)
     if latest is None:
-        checkpoints.save(0, arrays_of(kept), row.state())  # from here on, there always is one
+        checkpoints.save(0, arrays_of(kept), row.state() | {"rows": 0})  # from here on, there always is one
     saved, cost = time.monotonic(), 0.0
     bar = progress(desc=name, total=steps, initial=done, unit="step")
     with asked_to_stop() as asked:
@@ -200,7 +210,7 @@ def train(
                 row = Row()
             now = time.monotonic()
             if now - saved >= max(save_every, 100 * cost) or step == steps or asked.signal:
-                state = row.state()
+                state = row.state() | {"rows": log.rows}
                 if all(map(np.isfinite, state["sums"].values())):  # what is lost already is not worth going on from
                     checkpoints.save(step, arrays_of(kept), state)
                 saved = time.monotonic()
