@@ -208,7 +208,7 @@ class Learning:
 
         def cut() -> Iterator[Any]:
             for update in range(done, done + count):
-                yield self.replay.sample(np.random.default_rng([seed, 3, update]), options.batch, options.window)
+                yield self.replay.sample(np.random.default_rng([seed, 3, update]), options.batch, options.window, options.near_ends)
 
         sizes = (self.settings.vae.z_size, self.task.actions.size)
         signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see)

@@ -13,6 +13,7 @@ from rnn.memory import Batch
 
 MOST_MEMORY = 0.7  # of the machine's
 FRESH = 4  # a batch takes at most one in so many of its sequences from what was not learned from yet
+NEAR = 40  # steps: so long before an episode's end a sequence ends that is cut near it, at most
 
 
 class Replay:
@@ -47,6 +48,7 @@ class Replay:
         }
         self._added = 0  # frames, those that made room included
         self._unseen: list[tuple[int, int]] = []  # frames from, to, counted from the first that was ever added
+        self._ends: list[int] = []  # frames whose action ended an episode
 
     def __len__(self) -> int:
         """Frames kept."""
@@ -66,14 +68,22 @@ class Replay:
         for key, array in self._arrays.items():
             array[place] = rows[key]
         self._unseen.append((self._added, self._added + frames))
+        self._ends += (self._added + np.flatnonzero(rows["done"])).tolist()
         self._added += frames
+        while self._ends and self._ends[0] < self._added - len(self):
+            self._ends.pop(0)
 
     def all_seen(self) -> None:
         """Let nothing that was added so far count as not learned from yet."""
         self._unseen = []
 
-    def sample(self, rng: np.random.Generator, rows: int, window: int) -> Batch:
+    def sample(self, rng: np.random.Generator, rows: int, window: int, near_ends: float = 0.0) -> Batch:
         """A batch of sequences [rows, window], some of them from frames that were not learned from yet, while there are any.
+
+        Args:
+            rng: decides it.
+            rows, window: its size.
+            near_ends: share of the sequences that end up to NEAR steps before an episode's end, or with it.
 
         Raises:
             ValueError: less is kept than a sequence.
@@ -83,6 +93,10 @@ class Replay:
         starts = self._added - len(self) + rng.integers(0, len(self) - window + 1, rows)
         fresh = self._fresh_starts(max(1, rows // FRESH), window)
         starts[: len(fresh)] = fresh
+        near = min(round(near_ends * rows), rows - len(fresh)) if self._ends else 0
+        if near:
+            last = np.array(self._ends)[rng.integers(0, len(self._ends), near)] + self._with_last - rng.integers(0, NEAR + 1, near)
+            starts[rows - near :] = np.clip(last + 1 - window, self._added - len(self), self._added - window)
         place = (starts[:, None] + np.arange(window)) % self._capacity
         cut = {key: array[place] for key, array in self._arrays.items()}
         return Batch(**cut, fresh=np.array(True))

@@ -398,3 +398,47 @@ def test_no_damage_goes_unnoticed(tmp_path):
     assert sum(row["outcome"] == "refused" for row in rows) > 40
     counts = json.loads((ROOT / "tests" / "benches" / "corruptions.json").read_text())
     assert counts["trials"] >= 1000 and set(counts["all"]) == {"refused", "said", "harmless"}
+
+
+# Folders.
+
+HOLD = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from env.run.rundir import Run
+from env.tasks import get_task
+run = Run(Path(sys.argv[2]), get_task("carracing").scales["smoke"])
+print("held", flush=True)
+time.sleep(60)
+"""
+BLIND = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from env.run.ranks import run_ranks
+def main(ranks):
+    folder = Path(sys.argv[2]) / str(ranks.rank)
+    folder.mkdir()
+    ranks.check_shared(folder, seconds=1.0)
+run_ranks(main)
+"""
+
+
+def test_a_run_is_held_by_one_command_until_that_ends_or_is_killed(tmp_path, task):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(ROOT), str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=rf"run is in use by process {holder.pid} on \S+: wait for it, or choose another --run"):
+        Run(tmp_path / "run", task.scales["smoke"])
+    holder.kill()
+    holder.wait()
+    Run(tmp_path / "run", task.scales["smoke"]).release()
+
+
+def test_ranks_that_see_another_folder_are_told_of(tmp_path):
+    mpirun = str(Path(sys.executable).with_name("mpirun"))
+    words = [mpirun, "-np", "3", sys.executable, "-c", BLIND, str(ROOT), str(tmp_path)]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert answer.returncode == 2
+    lines = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "2 of 3 ranks do not see" in lines[0] and "disk that all hosts share" in lines[0]

@@ -102,3 +102,23 @@ def test_the_same_generator_draws_the_same():
     one, two = drawn(filled(), 8, 6, seed=5), drawn(filled(), 8, 6, seed=5)
     for a, b in zip(one, two):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_share_of_a_batch_can_end_near_where_episodes_ended():
+    """Never beyond an end, and none at one that a step limit made; the rest is as it was."""
+    replay = Replay(10_000, 4, 1, with_last=True)
+    lengths, deaths = (300, 200, 400), (True, False, True)
+    for length, dies in zip(lengths, deaths):
+        done = np.zeros(length, bool)
+        done[-1] = dies
+        mu = np.arange(length + 1, dtype=np.float16)[:, None] * np.ones((1, 4), np.float16)
+        replay.add({"mu": mu, "logvar": mu * 0, "action": np.zeros((length, 1)), "reward": np.ones(length), "done": done})
+    replay.all_seen()
+    batch = replay.sample(np.random.default_rng(1), 400, 32, near_ends=0.5)
+    plain = replay.sample(np.random.default_rng(1), 400, 32)
+    np.testing.assert_array_equal(batch.mu[:200], plain.mu[:200])
+    before = np.array([min(abs(int(row[-1, 0]) - length) for length in (300, 400)) for row in batch.mu[200:].astype(int)])
+    assert before.max() <= 40 and before.min() == 0 and 15 < before.mean() < 25
+    last = batch.mu[200:, -1, 0].astype(int)
+    assert ((last >= 260) & (last <= 300) | (last >= 360) & (last <= 400)).all()
+    assert 0.3 < (last <= 300).mean() < 0.7

@@ -10,6 +10,7 @@ who hears nothing for too long ends the job. A rank that is stopped, or stuck in
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -192,14 +193,22 @@ def launched() -> bool:
     return any(name in os.environ for name in LAUNCHED)
 
 
+LAUNCHER = "WORLD_MODELS_LAUNCHER"  # environment variable: what starts ranks, to which their number is added, such as "srun --mpi=pmi2 -n"
+
+
 def mpirun(ranks: int) -> list[str]:
     """The words that start a command on `ranks` ranks; none for one rank.
 
     Raises:
-        UserError: there is no mpirun.
+        UserError: there is no mpirun, or not the launcher that LAUNCHER names.
     """
     if ranks == 1:
         return []
+    own = shlex.split(os.environ.get(LAUNCHER, ""))
+    if own:
+        if shutil.which(own[0]) is None:
+            raise UserError(f"{LAUNCHER} is {' '.join(own)!r}, but there is no {own[0]} here: mend it, or leave it out for mpirun")
+        return [*own, str(ranks)]
     beside = Path(sys.executable).with_name("mpirun")  # the one of the installed mpich, which mpi4py was made for
     found = str(beside) if beside.exists() else shutil.which("mpirun")
     if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -77,7 +78,7 @@ class Run:
             owner = file.read().strip()
             raise RunInUse(f"{self.path} is in use by process {owner}: wait for it, or choose another --run") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()
 
     def release(self) -> None:

@@ -213,6 +213,13 @@ class ActorCritic:
     seed_episodes: int = setting(20, "recorded episodes to begin with, where the real world is played", low=1)
     round_episodes: int = setting(4, "episodes that the actor then plays between trainings", low=1)
     train_ratio: float = setting(32.0, "frames learned from for each frame played", low=0)
+    near_ends: float = setting(
+        0.0,
+        "share of a batch's sequences that end shortly before an episode's end, or with it (a step limit is no such end): dreams "
+        "then start where there is most to lose",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Stage:
             record = read_json(self._record, sealed=True)
         except UserError as error:
             raise UserError(f"{error}: restore it, or delete {self.dir} to make the stage again") from None
-        if not isinstance(record.get("settings"), dict):
+        if not isinstance(record.get("settings"), dict) or record.get("stage") != self.name:
             raise UserError(f"{self._record} is damaged: delete {self.dir} to make the stage again")
         if not isinstance(record.get("made_from"), dict):
             raise UserError(f"{self.dir} was made by an older version of the program: delete it, or choose another --run")

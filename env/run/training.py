@@ -139,9 +139,13 @@ class Row:
 
 
 def resumed_log(folder: Path, latest: Checkpoint | None) -> JsonlLog:
-    """The log of a training that goes on from a checkpoint, without what came after it. Rows that are gone are told of."""
-    done = latest.number if latest else 0
-    log = JsonlLog(folder / "log.jsonl", keep=lambda row: row["step"] <= done, steps="step")
+    """The log of a training that goes on from a checkpoint, without what came after it. Rows that are gone are told of, and those that
+    will come again."""
+    done, path = latest.number if latest else 0, folder / "log.jsonl"
+    rows = read_jsonl(path) if path.exists() else []
+    log = JsonlLog(path, rows=[row for row in rows if row["step"] <= done], steps="step")
+    if latest and log.rows < len(rows):
+        print(f"{folder.name}: going on from step {done}; the log went to {rows[-1]['step']}", file=sys.stderr, flush=True)
     if latest and log.rows < latest.meta["rows"]:
         print(f"warning: {log.path} has lost {latest.meta['rows'] - log.rows} of its rows", file=sys.stderr, flush=True)
     return log
