@@ -31,6 +31,8 @@ CLIP, CLIP_NORM = "tf.clip_by_value(gradient, -limit, limit)", "tf.clip_by_norm(
 CLIPPED = "tests/test_rnn.py::test_gradients_are_clipped_element_by_element"
 BIASES = "tests/test_rnn.py::test_biases_start_glorot_uniform_as_tf1_left_them"
 SEEDS = "tests/test_train.py"
+FAULTS = "tests/test_faults.py::test_"
+STATE = "tests/test_es.py::test_a_saved_state_goes_on_as_if_nothing_happened"
 RSSM = "tests/test_rssm.py::test_"
 ACTOR = "tests/test_actor_critic.py::test_"
 PAPER = "tests/test_settings.py::test_paper_scale_is_the_papers"
@@ -240,7 +242,35 @@ BUGS = [
         "self._reach * zoom * 0.5",
         OFFICIAL,
     ),
-    Bug("a resumed evolution forgets what was not saved", "controller/train.py", "self._replay(self.folder", "(self.folder", SEEDS),
+    Bug(
+        "a resumed evolution forgets what was not saved",
+        "controller/train.py",
+        'if row["generation"] == self.generation + 1:',
+        'if row["generation"] == self.generation - 1:',
+        SEEDS,
+    ),
+    Bug(
+        "a fitness that is no number is the best",
+        "controller/train.py",
+        "low - (high - low) - 1.0",
+        "high + 1.0",
+        f"{FAULTS}a_fitness_that_is_no_number_is_tried_again_and_then_comes_last",
+    ),
+    Bug(
+        "another run's checkpoint is gone on from",
+        "env/run/checkpoints.py",
+        'meta.get("owner") != self._owner or ',
+        "",
+        f"{FAULTS}of_a_damaged_checkpoint_the_one_before_is_used",
+    ),
+    Bug(
+        "a stopped training forgets a part of its log's row",
+        "env/run/training.py",
+        "row = Row(latest.meta if latest else None)",
+        "row = Row()",
+        f"{FAULTS}a_training_that_is_asked_to_stop_writes_what_it_goes_on_from",
+    ),
+    Bug("CMA-ES loses its evolution path", "controller/es.py", 'ARRAYS = ("mean", "pc",', 'ARRAYS = ("mean",', STATE),
     Bug("a discrete action is the smallest output", "env/actions.py", "y.argmax(axis=-1)", "y.argmin(axis=-1)", "tests/test_own_game.py"),
     # What others who built an RSSM and an actor-critic have got wrong.
     Bug(

@@ -10,6 +10,7 @@ import pytest
 
 from controller.results.studies import SHARED
 from env.run.errors import UserError
+from env.run.files import write_json
 from env.run.rundir import Run, waiting_stages
 from env.run.settings import STAGES
 from env.run.stages import Stage
@@ -182,10 +183,11 @@ def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path, tiny):
     finished(tmp_path, tiny, "extract")
     file = tmp_path / "extract" / "stage.json"
     record = json.loads(file.read_text())
-    file.write_text(json.dumps({key: value for key, value in record.items() if key not in ("made_from", "crc")}))
+    del record["crc"]
+    write_json(file, {key: value for key, value in record.items() if key != "made_from"}, seal=True)
     with pytest.raises(UserError, match="older version"):
         Run(tmp_path, tiny)
-    del record["settings"]["extract.agent"], record["crc"]
-    file.write_text(json.dumps(record))
+    del record["settings"]["extract.agent"]
+    write_json(file, record, seal=True)
     with pytest.raises(UserError, match="another version .*extract.agent is missing"):
         Run(tmp_path, tiny)
