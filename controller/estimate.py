@@ -232,20 +232,24 @@ def measure(arguments: list[str]) -> dict[str, float]:
     return rates
 
 
-CHECKPOINTS = 400e6  # bytes that the checkpoints, weights and logs of a run take at most, about
+CHECKPOINTS = 200e6  # bytes that the checkpoints, weights and logs of a run take, about
 
 
-def disk_bytes(task: Task, settings: Settings) -> float:
-    """What a run takes on disk, about: its recordings, their latents, and its checkpoints."""
-    latents = 4 * settings.vae.z_size + 4 * (task.actions.size + 2)
-    return amounts(task, settings)["extract"] * (task.frame_bytes + latents) + CHECKPOINTS
+def disk_bytes(task: Task, settings: Settings, run: Path, waiting: Sequence[str] = STAGES) -> float:
+    """What the waiting stages of a run will take on disk, about: recordings and latents that are not there yet, and checkpoints."""
+    a_frame = {"extract": task.frame_bytes, "encode": 4 * settings.vae.z_size + 4 * (task.actions.size + 2)}
+    folders = {"extract": run / "extract" / "episodes", "encode": run / "encode" / "latents"}
+    an_episode, whole = amounts(task, settings)["extract"] / settings.extract.episodes, 0.0
+    for name in set(a_frame) & set(waiting):
+        missing = settings.extract.episodes - len(list(folders[name].glob("*.npz")))
+        whole += max(0, missing) * an_episode * a_frame[name]
+    return whole + CHECKPOINTS * bool({"vae", "rnn", "controller"} & set(waiting))
 
 
-def check_disk(task: Task, settings: Settings, run: Path) -> None:
-    """Raise UserError now, and not after hours, when a run will not fit on its disk."""
+def check_disk(task: Task, settings: Settings, run: Path, waiting: Sequence[str] = STAGES) -> None:
+    """Raise UserError now, and not after hours, when what waits will not fit on the run's disk."""
     there = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
-    taken = sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) if run.exists() else 0
-    needed, free = disk_bytes(task, settings) - taken, shutil.disk_usage(there).free
+    needed, free = disk_bytes(task, settings, run, waiting), shutil.disk_usage(there).free
     if needed > free:
         what = f"{run} will take about {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free there"
         raise UserError(f"{what}: make room, choose a --run on another disk, or record fewer --extract-episodes")

@@ -185,10 +185,7 @@ def played_before(stage: Stage) -> list[dict[str, Any]]:
         print("evaluate: the settings or the agent changed since the last scoring: playing anew")
         rows = []
     whole = {row["episode"]: row for row in rows}
-    stage.log.unlink(missing_ok=True)
-    log = JsonlLog(stage.log)
-    for row in whole.values():
-        log.append(row)
+    JsonlLog(stage.log, rows=list(whole.values()))  # whole, before the parts go
     for file in files[1:]:
         file.unlink()
     return list(whole.values())

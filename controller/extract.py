@@ -90,14 +90,14 @@ def whole(ranks: Ranks, path: Path) -> bool:
 def write_log(run: Run, ranks: Ranks) -> dict[str, float]:
     """One row for each episode, read from the files; returns the summary."""
     stage = run.stage("extract")
-    stage.log.unlink(missing_ok=True)
-    log, scores, frames = JsonlLog(stage.log), [], 0
+    rows, scores, frames = [], [], 0
     for index in range(run.settings.extract.episodes):
         ranks.pulse()
         reward = read_episode(episode_path(stage.dir / "episodes", index), ("reward",))["reward"]
-        log.append({"episode": index, "score": float(reward.sum()), "length": len(reward)})
+        rows.append({"episode": index, "score": float(reward.sum()), "length": len(reward)})
         scores.append(float(reward.sum()))
         frames += len(reward)
+    JsonlLog(stage.log, rows=rows)
     return {"episodes": len(scores), "frames": frames, "mean_score": float(np.mean(scores)), "std_score": float(np.std(scores))}
 
 

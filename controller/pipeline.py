@@ -68,16 +68,16 @@ def run_stage(name: str, task: str, run: Path, ranks: int, trainer: str) -> None
     words += ["--ranks", "1"] if name == "evaluate" and ranks == 1 else []  # else it would take all cores
     started, tries, code = time.monotonic(), 0, -1
     while code and tries <= PATIENCE:
-        before = files_of(run / name)
+        before = made_so_far(run / name)
         code = run_words(words, ranks)
         if code in FOR_GOOD:
             break
         if code:
-            tries = 0 if files_of(run / name) != before else tries + 1
+            tries = 0 if made_so_far(run / name) != before else tries + 1
             next_step = f"starting it again ({tries} of {PATIENCE})" if tries else "it got on, starting it again"
             print(f"{name}: stopped with exit code {code}{f'; {next_step}' if tries <= PATIENCE else ''}", file=sys.stderr, flush=True)
     if code:
-        print(f"{name}: stopped with exit code {code}; the same command goes on from here", file=sys.stderr)
+        print(f"{name}: stopped with exit code {code}{'' if code == 2 else '; the same command goes on from here'}", file=sys.stderr)
         sys.exit(code if code > 0 else 128 - code)
     print(f"{name}: took {time.monotonic() - started:.0f} s", flush=True)
 
@@ -85,25 +85,32 @@ def run_stage(name: str, task: str, run: Path, ranks: int, trainer: str) -> None
 def run_words(words: list[str], ranks: int) -> int:
     """Run a command to its end and return its exit code; asked to stop, it is asked to stop in its turn, and the code is RESUME."""
     asked: list[int] = []
-    child = subprocess.Popen(words, env=os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {}))
+    children: list[subprocess.Popen] = []
 
     def hand_on(number: int, frame: object) -> None:
         asked.append(number)
-        child.send_signal(signal.SIGUSR1 if ranks > 1 else number)  # mpirun hands this one on to all ranks
+        for child in children:
+            child.send_signal(signal.SIGUSR1 if ranks > 1 else number)  # mpirun hands this one on to all ranks
 
     with handled(hand_on):
+        child = subprocess.Popen(words, env=os.environ | ({SHOW: "1"} if sys.stderr.isatty() else {}))
+        children.append(child)
+        if asked:  # before there was a child to hand it on to
+            child.terminate()
         try:
             code = child.wait()
         except KeyboardInterrupt:
             child.wait()  # the terminal told it, too
             raise
-    return RESUME if asked and code else code
+    return RESUME if asked else code  # though it may have ended by itself in that moment: what comes next is not to begin
 
 
-def files_of(folder: Path) -> set[tuple[str, int]]:
-    """What is in a stage's folder: names and sizes, without what a kill left half-written."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {(str(path), path.stat().st_size) for path in paths}
+def made_so_far(folder: Path) -> set[tuple[str, int]]:
+    """What a stage would go on from: its checkpoints, episodes and so on, and how many generations and scored episodes are written down.
+    (Not its log: that is written again at each start.)"""
+    counted = [path for path in (folder / "fitness.jsonl", *folder.glob("part-*.jsonl")) if path.exists()]
+    rows = {(path.name, path.read_bytes().count(b"\n")) for path in counted}
+    return rows | {(str(path), 0) for path in folder.rglob("*.npz") if not path.name.startswith(".")}
 
 
 def check_device(settings: Settings) -> None:
@@ -147,8 +154,8 @@ def main() -> None:
     for study, its in studies:
         link_stages(path, settings, study, its)
     own = [(study, name) for study, its in studies for name in waiting_stages(study, its, OWN)]
+    check_disk(task, settings, path, waiting)
     if (waiting or own) and not parsed.no_estimate:
-        check_disk(task, settings, path)
         rates = measure([task.word, "--run", str(path)])
         print(describe(task, settings, rates, parsed.ranks, [*waiting, *(name for _, name in own)]), flush=True)
     to_do = [*waiting, *report, *(f"{name} of {study.name}" for study, name in own)]

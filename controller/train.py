@@ -106,8 +106,9 @@ class Evolution:
         rows = self._rows(self.folder / "log.jsonl", told)
         best = self.folder / "best.npz"
         note = load_arrays(best)[1] if best.exists() else {}
-        # A scoring that no longer evolution would have made was for want of any.
-        self.best = note["score"] if note and not note["unplanned"] else -np.inf
+        # A scoring that no longer evolution would have made was for want of any; one of a later generation will be made again.
+        counts = note and not note["unplanned"] and note["generation"] <= self.generation
+        self.best = max([note["score"]] if counts else [row["eval"] for row in rows if "eval" in row], default=-np.inf)
         self.journal = JsonlLog(self.folder / "fitness.jsonl", rows=told)
         self.log = JsonlLog(self.folder / "log.jsonl", rows=rows, steps="generation")
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from env.run.errors import UserError
-from env.run.files import DAMAGE, META, save_arrays
+from env.run.files import DAMAGE, META, check_members, save_arrays
 
 Episode = dict[str, np.ndarray]
 FRAMES = ("obs", "action", "reward", "done")
@@ -48,6 +48,7 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
+            check_members(path, archive)
             episode = {key: archive[key] for key in keys}
             steps = len(archive["done"])
             number = json.loads(str(archive[META]))["episode"] if META in archive.files else int(path.stem)

@@ -140,7 +140,7 @@ class Exploring:
         self._player.begin(slot, job)
         self._rngs[slot] = rng = np.random.default_rng((job.seed, 3))  # another stream than world's and agent's
         share, hold = rng.uniform(0, self._share), (1 + self.LONGEST) / 2
-        self._begins[slot], self._left[slot] = min(1.0, share / ((1.0 - share) * hold)), 0
+        self._begins[slot], self._left[slot] = share / (share + (1.0 - share) * hold), 0
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         actions = np.array(self._player.act(observations))

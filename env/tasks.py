@@ -226,7 +226,7 @@ CARRACING = Task(
     keys=(("left", (-1.0, 0.0, 0.0)), ("right", (1.0, 0.0, 0.0)), ("up", (0.0, 1.0, 0.0)), ("down", (0.0, 0.0, 0.8))),
     frame_rate=50,
     opening=60,
-    frame_bytes=1600,
+    frame_bytes=900,
     scales={"smoke": smoke(_CARRACING_PAPER, 100), "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
 

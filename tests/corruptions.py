@@ -2,8 +2,9 @@
 
     python tests/corruptions.py --trials 1000 --json tests/benches/corruptions.json
 
-A small run is made, and left in the midst of further steps of V, M and C. Then, again and again, one of its files is cut, flipped,
-overwritten, emptied, lengthened, swapped with another of its kind or taken away, and all that the commands read is read. Counted are:
+A small run is made; half of the time V, M and C are taken for unfinished, and go on from their last checkpoint. Then, again and again,
+one of its files is cut, flipped, overwritten, emptied, lengthened, swapped with another of its kind or taken away, and all that the
+commands read is read. Counted are:
 
     refused     one line says what is wrong
     said        a warning does, and what is damaged is left out

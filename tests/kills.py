@@ -115,7 +115,7 @@ def campaign(stage: str, whole: Path, rng: np.random.Generator) -> dict[str, Any
     kills, killed = STAGES[stage][2], Path(f"{whole}-{stage}")
     shutil.copytree(whole, killed, ignore=shutil.ignore_patterns(stage))
     seconds = finish(stage, whole)
-    done, moments = 0, []
+    done, moments, ended = 0, [], 0
     while done < kills:
         child, moment = start(stage, killed), float(rng.uniform(0.2, 1.0)) * seconds
         try:
@@ -126,10 +126,11 @@ def campaign(stage: str, whole: Path, rng: np.random.Generator) -> dict[str, Any
             moments.append(round(moment, 2))
             continue
         shutil.rmtree(killed / stage)  # it had ended: once more from the start
+        ended += 1
     finish(stage, killed)
     equal = same(result(stage, whole), result(stage, killed))
     shutil.rmtree(killed)
-    return {"kills": kills, "seconds": round(seconds, 1), "moments": moments, "equal": equal}
+    return {"kills": kills, "seconds": round(seconds, 1), "moments": moments, "begun_anew": ended, "equal": equal}
 
 
 def main() -> None:

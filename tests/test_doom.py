@@ -233,3 +233,13 @@ def test_an_engine_that_cannot_start_is_one_line(monkeypatch, instead, said):
     world = TakeCover()
     with pytest.raises(UserError, match=f"does not start.*{said}"):
         world.reset(seed=1)
+
+
+def test_an_engine_that_hangs_keeps_nobody_from_leaving(monkeypatch, capfd):
+    monkeypatch.setattr("env.worlds.engine.HANGS", 1.0)
+    world = TakeCover()
+    world.reset(seed=1)
+    os.kill(world._running.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    world.close()
+    assert time.monotonic() - began < 10

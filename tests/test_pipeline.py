@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_python, without_times
 
+from controller.pipeline import made_so_far, run_words
 from env.episodes import episode_path, is_whole, read_episode
 from env.run.files import load_arrays, read_jsonl, save_arrays
 from env.run.rundir import saved_settings
 from env.run.settings import load_settings
 from env.run.stages import Stage
+from env.run.stopping import RESUME
 from env.run.weights import fingerprint
 
 TINY = ("--scale", "smoke", "--max-steps", "40")
@@ -307,3 +309,26 @@ def test_a_killed_scoring_goes_on_and_every_rank_keeps_what_it_played(run, tmp_p
     assert not list((path / "evaluate").glob("part-*.jsonl"))
     whole, before = (json.loads((folder / "evaluate" / "scores.json").read_text()) for folder in (path, run))
     assert whole["returns"] == before["returns"]
+
+
+def test_what_counts_as_getting_on(tmp_path):
+    """Checkpoints, episodes, generations; not a log, which each start writes again."""
+    for name in ("log.jsonl", "checkpoints/000000000.npz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    before = made_so_far(tmp_path)
+    (tmp_path / "log.jsonl").write_text("{}\n{}\n")
+    (tmp_path / "checkpoints" / ".000000060.npz.17.tmp").write_text("half")
+    assert made_so_far(tmp_path) == before
+    for name in ("checkpoints/000000060.npz", "fitness.jsonl", "part-0.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+        assert made_so_far(tmp_path) != before
+        before = made_so_far(tmp_path)
+
+
+def test_who_is_asked_to_stop_does_not_begin_what_comes_next():
+    """Though the stage came to its end just then."""
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(0.5)"
+    ignoring = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {code}"
+    assert run_words([sys.executable, "-c", ignoring], 1) == RESUME
+    assert run_words([sys.executable, "-c", "pass"], 1) == 0

@@ -64,7 +64,7 @@ def read_json(path: Path, sealed: bool = False) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged, it is no valid JSON ({error})") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} is damaged, it holds no object")
@@ -98,7 +98,16 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any] 
 
 
 # What numpy and zipfile raise on files that are cut short, overwritten, or no npz at all.
-DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
+def check_members(path: Path, archive: np.lib.npyio.NpzFile) -> None:
+    """Raise ValueError when an archive does not list as many members as its end says: a damaged entry may hide those after it."""
+    with open(path, "rb") as file:
+        file.seek(-22, os.SEEK_END)
+        end = file.read()
+    if end[:4] != b"PK\x05\x06" or int.from_bytes(end[10:12], "little") not in (len(archive.files), 0xFFFF):
+        raise ValueError("its list of arrays is not whole")
 
 
 def load_arrays(path: Path, what: str = "weights file") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -115,6 +124,7 @@ def load_arrays(path: Path, what: str = "weights file") -> tuple[dict[str, np.nd
             if head[:2] != b"PK":
                 raise UserError(f"{what} {path} is not an .npz: give one that this program wrote")
         with np.load(path, allow_pickle=False) as archive:
+            check_members(path, archive)
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop(META))) if META in arrays else {}
     except UserError:
@@ -149,7 +159,7 @@ def unsealed(line: str, name: str) -> dict[str, Any] | None:
     """The row that `sealed` made a line of; None if it is damaged."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict):
         return None

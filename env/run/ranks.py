@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from env.run.errors import UserError, as_user_error
+from env.run.errors import UserError, as_user_error, refuse
 from env.run.stopping import RESUME, Stopped, handled, stop_at_once
 
 T = TypeVar("T")
@@ -88,6 +88,8 @@ class Ranks:
         now = time.monotonic()
         if self.size == 1 or now - self._beaten < BEAT:
             return
+        if now - self._beaten > 4 * BEAT:  # this one was away itself, perhaps as all were: a job that was suspended
+            self._heard = now
         self._beaten = now
         self._job[:] = candidate, seed
         if self._sent is None or self._sent[0].Test():
@@ -204,7 +206,10 @@ def mpirun(ranks: int) -> list[str]:
     """
     if ranks == 1:
         return []
-    own = shlex.split(os.environ.get(LAUNCHER, ""))
+    try:
+        own = shlex.split(os.environ.get(LAUNCHER, ""))
+    except ValueError as error:
+        raise UserError(f"{LAUNCHER} is {os.environ[LAUNCHER]!r}, which is no command ({error})") from None
     if own:
         if shutil.which(own[0]) is None:
             raise UserError(f"{LAUNCHER} is {' '.join(own)!r}, but there is no {own[0]} here: mend it, or leave it out for mpirun")
@@ -222,7 +227,10 @@ def run_ranks(main: Callable[[Ranks], None]) -> None:
     A UserError that all ranks meet alike is printed once, and they leave with 2. If only some meet it, or on any other
     exception, the failing rank says so and ends the whole job, which would otherwise wait for that rank for ever.
     """
-    ranks = Ranks()
+    try:
+        ranks = Ranks()
+    except UserError as error:
+        refuse(error)
     try:
         with handled(stop_at_once):
             main(ranks)

@@ -42,7 +42,8 @@ def take(run: Run, name: str, source: str, wanted: dict[str, Any]) -> None:
     log = weights.parent / "log.jsonl"
     if log.exists() and weights.name == "weights.npz":
         copy_log(log, stage.log)
-    last = read_jsonl(stage.log)[-1] if stage.log.exists() else {}
+    rows = read_jsonl(stage.log) if stage.log.exists() else []
+    last = rows[-1] if rows else {}
     stage.finish({"source": source, **last})
     print(f"{name}: {weights} -> {stage.dir / 'weights.npz'}")
 

@@ -209,7 +209,7 @@ def train(
                 if not np.isfinite(whole["loss"]):
                     what = f"the loss became {whole['loss']} by step {step}"
                     raise UserError(f"{name}: {what}: lower the learning rate, in another run; the checkpoints before it are kept")
-                log.append(whole)
+                log.append(whole, durable=True)  # a checkpoint may count on it
                 bar.set_postfix({key: f"{whole[key]:.4g}" for key in terms})
                 row = Row()
             now = time.monotonic()
@@ -222,4 +222,5 @@ def train(
             if asked.signal and step < steps:
                 raise Stopped(asked.signal, f"at step {step} of {steps} of {name}")
     bar.close()
-    return read_jsonl(log.path)[-1]  # killed after its last step, it has no other row to give
+    rows = read_jsonl(log.path)  # killed after its last step, it has no other row to give
+    return rows[-1] if rows else {"loss": float("nan")}  # lost, as was said

@@ -116,16 +116,18 @@ class Engine:
         game.set_sound_enabled(False)
         game.set_episode_timeout(0)  # gymnasium's TimeLimit cuts episodes
         self.game = game
-        self.asked: float | None = None  # since when it owes an answer
-        others = children()
+        self.pid: int | None = None
+        self.others = children()
+        self.asked: float | None = time.monotonic()  # since when it owes an answer
+        Watchdog.watch(self)
         try:
             game.init()
         finally:
+            self.asked = None
             # Both sides have opened and read all: what has no name any more cannot be left behind by a kill.
             _forget_shared_memory()
             shutil.rmtree(self._folder, ignore_errors=True)
-        self.pid = next(iter(children() - others), None)
-        Watchdog.watch(self)
+        self.pid = next(iter(children() - self.others), None)
 
     @contextmanager
     def answering(self) -> Iterator[Any]:
@@ -153,6 +155,11 @@ class Engine:
 
     def close(self) -> None:
         """End the engine, and leave nothing behind."""
+        if self.pid is not None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)  # ViZDoom would wait for ever for one that hangs, and let no other thread run meanwhile
+            except ProcessLookupError:
+                pass
         try:
             self.game.close()
         except CRASHES:
@@ -180,7 +187,8 @@ class Watchdog(threading.Thread):
         while True:
             time.sleep(min(1.0, HANGS / 4))
             for engine in list(self._engines):
-                asked, pid = engine.asked, engine.pid
+                asked = engine.asked
+                pid = engine.pid or next(iter(children() - engine.others), None)
                 if asked is not None and pid is not None and time.monotonic() - asked > HANGS:
                     print(f"warning: Doom's engine {pid} has not answered for {HANGS:.0f} s: killed", file=sys.stderr, flush=True)
                     engine.asked = None
