@@ -34,7 +34,7 @@ from env.run.command import SHOW, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
 from env.run.errors import UserError
 from env.run.ranks import mpirun
-from env.run.rundir import STUDIES, spoken, waiting_stages
+from env.run.rundir import spoken, waiting_stages
 from env.run.settings import STAGES, Settings
 from env.run.stopping import RESUME, handled
 from env.tasks import Task

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from typing import Any
 
-from controller.results.evidence import Agent, Evidence, of_run, of_shipped
+from controller.results.evidence import Agent, Evidence, of_run, of_shipped, of_shipped_table
 from controller.results.tables import Table, all_tables
 from env.run.command import GAMES, run_command
 from env.run.compute import limit_threads
@@ -30,11 +30,13 @@ from env.tasks import TASKS, get_task
 
 
 def gather(word: str, run: Path | None) -> list[Evidence]:
-    """The evidence of the game `word`, or of all games that come with the project."""
+    """All evidence of the game `word`, or of all games that come with the project."""
     if run is not None and word == "all":
         raise UserError(f"--run is one game's: name it, {' or '.join(TASKS)}, instead of all")
     tasks = [get_task(name) for name in (TASKS if word == "all" else [word])]
-    return [of_shipped(task) if run is None else of_run(task, run) for task in tasks]
+    if run is not None:
+        return [of_run(task, run) for task in tasks]
+    return [evidence for task in tasks for evidence in (of_shipped(task), of_shipped_table(task)) if evidence]
 
 
 def to_markdown(evidence: Evidence, tables: list[Table]) -> str:
@@ -54,7 +56,7 @@ def write_out(folder: Path, evidence: Evidence, text: str) -> None:
     matplotlib.use("Agg")
     from controller.results.pictures import plot_against_authors
 
-    name = evidence.task.name
+    name = evidence.name
     plotted = plot_against_authors(evidence, folder / f"{name}.png")
     text += f"\n![Evolution and trainings beside the authors']({name}.png)\n" if plotted else ""
     write_atomic(folder / f"{name}.md", lambda file: file.write(text.encode()))
@@ -75,7 +77,7 @@ def main() -> None:
     parsed = parser.parse_args()
     found = gather(parsed.task, parsed.run)
     limit_threads()
-    checked = {evidence.task.name: (evidence, all_tables(evidence)) for evidence in found}
+    checked = {evidence.name: (evidence, all_tables(evidence)) for evidence in found}
     for evidence, tables in checked.values():
         text = to_markdown(evidence, tables)
         print(text)

@@ -14,9 +14,9 @@ from typing import Any
 
 from controller.results.paper import SCORES
 from env.run.errors import UserError
-from env.run.rundir import STUDIES
 from env.run.settings import Controller, Settings
 from env.run.stages import Stage
+from env.run.weights import STUDIES
 
 SHARED = ("extract", "vae", "encode", "rnn")  # the stages that all of them have in common
 OWN = ("controller", "evaluate")

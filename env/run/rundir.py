@@ -13,8 +13,8 @@ from env.run.errors import UserError
 from env.run.files import REPOSITORY, write_json
 from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings
 from env.run.stages import Stage
+from env.run.weights import STUDIES
 
-STUDIES = "studies"  # the folder of a run that holds further C's on its V and M, see controller/results/studies.py
 TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
 
 

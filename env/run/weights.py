@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import keras
 
 
+STUDIES = "studies"  # the folder of a run that holds further C's on its V and M, see controller/results/studies.py
+
+
 class Models(NamedTuple):
     """The files of V and M, and of the first frames from which M's dreams start."""
 
@@ -42,6 +45,11 @@ def shipped_systems(task: str) -> Path:
     return shipped_controller(task).parent / "systems"
 
 
+def shipped_table(task: str) -> Path:
+    """A run with a C for each row of the paper's table, on a V and M of their own, that comes with the project; of some games alone."""
+    return shipped_controller(task).parent / "table"
+
+
 def shipped_run(task: str, memory: str, trainer: str) -> Path:
     """One of them."""
     return shipped_systems(task) / f"{memory}-{trainer}"
@@ -50,11 +58,13 @@ def shipped_run(task: str, memory: str, trainer: str) -> Path:
 def is_shipped(weights: Path, task: str) -> bool:
     """Whether a C comes with the project, the best one or that of a row of the paper's table: it then plays on the V and M that do."""
     path = weights.resolve()
-    return path.is_relative_to(shipped_controller(task).parent) and not path.is_relative_to(shipped_systems(task))
+    runs = shipped_systems(task), shipped_table(task)  # with a V and M of their own
+    return path.is_relative_to(shipped_controller(task).parent) and not any(path.is_relative_to(run) for run in runs)
 
 
 def model_paths(task: str, run: Path | None) -> Models:
-    """The V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
+    """The V and M that C plays with: the run's own, or, where it trained none, those shipped with the project. A run among another's
+    studies that has none itself takes the other's.
 
     Args:
         task: its name.
@@ -64,6 +74,8 @@ def model_paths(task: str, run: Path | None) -> Models:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
     if run is not None:
+        if run.resolve().parent.name == STUDIES and not (vae_path(run).exists() or memory_path(run).exists()):
+            run = run.resolve().parents[1]
         vae, rnn = vae_path(run), memory_path(run)
         if vae.exists() and rnn.exists():
             learned = vae.with_name("initial.npz")  # of a V that learned with M

@@ -1,0 +1,126 @@
+"""The JAX program that trained the shipped Doom table computes what the project's TensorFlow does."""
+
+from __future__ import annotations
+
+import json
+from math import erf
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from controller.tools import doom_jax
+from env.run.files import load_arrays
+from env.run.training import adam
+from env.run.weights import assign_weights, shipped
+from rnn.memory import Batch
+from rnn.rnn import MDNRNN, State
+from vae.vae import ConvVAE, load_vae
+
+jax = pytest.importorskip("jax", reason="JAX is not installed (tests/requirements.txt)")
+
+Z, UNITS = 64, 512
+ROWS, STEPS = 3, 20
+
+
+def params_of(floor: str) -> dict[str, np.ndarray]:
+    return {name: array.astype(np.float32) for name, array in load_arrays(shipped(floor, "doom", "weights.npz"))[0].items()}
+
+
+@pytest.fixture(scope="module")
+def memory() -> MDNRNN:
+    model = MDNRNN(Z, 1, UNITS, restart=True, step_reward=1.0)
+    assign_weights(shipped("rnn", "doom", "weights.npz"), params_of("rnn"), model)
+    return model
+
+
+def apart(ours, theirs) -> float:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def agree(gradients, variables, theirs) -> None:
+    for variable, its in zip(variables, theirs):
+        assert apart(gradients[variable.path], its) < 1e-5, variable.path
+
+
+def test_vs_loss_and_gradients():
+    rng = np.random.default_rng(0)
+    frames, noise = rng.integers(0, 255, (4, 64, 64, 3), np.uint8), rng.standard_normal((4, Z), np.float32)
+    model = load_vae(shipped("vae", "doom", "weights.npz"), Z)
+    with tf.GradientTape() as tape:
+        terms = model.loss_terms(tf.constant(frames), tf.constant(noise))
+    theirs = tape.gradient(terms["loss"], model.trainable_variables)
+    gradients, ours = jax.grad(doom_jax.vae_loss, has_aux=True)(params_of("vae"), frames, noise)
+    assert {name: float(value) for name, value in ours.items()} == pytest.approx({name: float(v) for name, v in terms.items()}, rel=1e-5)
+    agree(gradients, model.trainable_variables, theirs)
+
+
+def test_ms_loss_state_and_gradients_with_deaths_and_cuts_in_mid_sequence(memory):
+    rng = np.random.default_rng(1)
+    mu, logvar, noise = (rng.standard_normal((ROWS, STEPS, Z), np.float32) for _ in range(3))
+    action = rng.uniform(-1, 1, (ROWS, STEPS)).astype(np.float32)
+    first, died = np.zeros((ROWS, STEPS), np.float32), np.zeros((ROWS, STEPS), np.float32)
+    first[0, [0, 7]], died[0, 6] = 1, 1
+    first[1, 12] = 1  # after an episode that the limit of steps cut
+    first[2, 19], died[2, 18] = 1, 1
+    h, c = (0.3 * rng.standard_normal((ROWS, UNITS), np.float32) for _ in range(2))
+    batch = Batch(mu, logvar, action[..., None], np.ones_like(action), died, first, np.array(False))
+    with tf.GradientTape() as tape:
+        terms, carried = memory.loss_terms(batch, tf.constant(noise), (tf.constant(h), tf.constant(c)))
+    theirs = tape.gradient(terms["loss"], memory.trainable_variables)
+    z = mu + np.exp(logvar / 2) * noise
+    gradients, (ours, state) = jax.grad(doom_jax.rnn_loss, has_aux=True)(params_of("rnn"), z, action, first, died, h, c)
+    assert {name: float(value) for name, value in ours.items()} == pytest.approx({name: float(v) for name, v in terms.items()}, rel=1e-5)
+    assert max(map(apart, state, carried)) < 1e-5
+    agree(gradients, memory.trainable_variables, theirs)
+
+
+@pytest.mark.parametrize("tau", [0.1, 1.3])
+def test_an_imagined_step(memory, tau):
+    rng = np.random.default_rng(2)
+    z, choice, noise = (rng.standard_normal((ROWS, Z), np.float32) for _ in range(3))
+    h, c = (0.3 * rng.standard_normal((ROWS, UNITS), np.float32) for _ in range(2))
+    action, restart = rng.uniform(-1, 1, (ROWS, 1)).astype(np.float32), np.array([[1], [0], [0]], np.float32)
+    theirs = memory.imagine(State(*map(tf.constant, (z, h, c, restart))), tf.constant(action), tau, tf.concat([choice, noise], axis=1))
+    quantile = np.vectorize(lambda x: 0.5 + 0.5 * erf(x * 0.5**0.5))(choice).astype(np.float32)
+    taus = np.full(ROWS, tau, np.float32)
+    ours = doom_jax.dream_step(params_of("rnn"), z, h, c, restart, action, taus, quantile, noise)
+    assert max(map(apart, ours[:3], theirs.state[:3])) < 1e-5
+    np.testing.assert_allclose(1 / (1 + np.exp(ours[3])), theirs[2], atol=1e-5)
+
+
+def test_adams_steps():
+    rng = np.random.default_rng(3)
+    weights, gradients = rng.standard_normal((5, 4), np.float32), rng.standard_normal((3, 5, 4), np.float32) * 1e-6
+    variable, optimizer = tf.Variable(weights), adam(1e-2)
+    params, state = {"w": weights}, ({"w": np.zeros_like(weights)}, {"w": np.zeros_like(weights)})
+    for step, gradient in enumerate(gradients, start=1):
+        optimizer.apply_gradients([(tf.constant(gradient), variable)])
+        params, state = doom_jax.adam(params, {"w": gradient}, state, step, 1e-2)
+    np.testing.assert_allclose(params["w"], variable.numpy(), rtol=1e-5)
+    assert np.abs(params["w"] - weights).mean() > 5e-3
+
+
+def test_weights_begin_as_ours_do(memory):
+    """The same names and shapes, and bounds of the same size."""
+    rng = np.random.default_rng(4)
+    pairs = (doom_jax.vae_init(rng, Z), ConvVAE(Z)), (doom_jax.rnn_init(rng, Z, UNITS), MDNRNN(Z, 1, UNITS, restart=True))
+    for ours, model in pairs:
+        assert {name: array.shape for name, array in ours.items()} == {v.path: tuple(v.shape) for v in model.weights}
+        for variable in model.weights:
+            if np.prod(variable.shape) > 900:  # enough for the largest to be near the bound
+                assert np.abs(ours[variable.path]).max() == pytest.approx(np.abs(variable.numpy()).max(), rel=0.02), variable.path
+
+
+def test_dreams_without_skill_last_as_long_as_the_projects():
+    """Standing still: a C of zeros, beside what controller/evaluate.py found in the same M's dreams."""
+    plan = doom_jax.Plan()
+    theirs = json.loads(shipped("controller", "doom", "always_still.json").read_text())["dream"]
+    beginnings, _ = load_arrays(shipped("vae", "doom", "initial.npz"))
+    initial = tuple(beginnings[name].astype(np.float32) for name in ("mu", "logvar"))
+    dreams = doom_jax.Dreams(params_of("rnn"), initial, [16, 48, 64], plan, doom_jax.dream_block(plan.steps))
+    lengths = dreams.play(np.zeros((60, Z + 2 * UNITS), np.float32), np.full(60, 1.15), seed=5)
+    error = (lengths.var() / 60 + theirs["std"] ** 2 / theirs["episodes"]) ** 0.5
+    assert abs(lengths.mean() - theirs["mean"]) < 4 * error and lengths.min() > 30 and lengths.max() < plan.steps
+    assert (lengths == dreams.play(np.zeros((60, Z + 2 * UNITS), np.float32), np.full(60, 1.15), seed=5)).all()
