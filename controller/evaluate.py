@@ -44,7 +44,7 @@ from env.run.ranks import Ranks, launched, mpirun, run_ranks
 from env.run.rundir import Run, RunInUse, saved_settings
 from env.run.settings import MEMORIES, TRAINERS, Settings
 from env.run.stages import Stage
-from env.run.weights import controller_path, fingerprint, fingerprints, is_shipped, model_paths, shipped_run, shipped_systems, shipped_table
+from env.run.weights import comes_along, controller_path, fingerprint, fingerprints, is_shipped, model_paths, shipped_run
 from env.tasks import Task, as_shipped
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> b
     other = parsed.original or parsed.weights or parsed.policy or parsed.shipped or parsed.dtype
     if saved is None or other or not (path / "controller" / "best.npz").exists():
         return False
-    if any(path.resolve().is_relative_to(kept) for kept in (shipped_systems(saved.task), shipped_table(saved.task))):
+    if comes_along(path, saved.task):
         return False
     return saved == settings
 

@@ -41,7 +41,7 @@ from env.run.errors import UserError
 from env.run.files import write_atomic
 from env.run.rundir import runs_folder, saved_settings
 from env.run.settings import Settings, load_settings
-from env.run.weights import controller_path, fingerprint, is_shipped, memory_path, shipped_controller, shipped_run, shipped_systems
+from env.run.weights import comes_along, controller_path, fingerprint, is_shipped, memory_path, shipped_controller, shipped_run
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def page_data(task: Task, player: Player, games: list[Episode]) -> tuple[dict[st
         "lead": f"The agent's memory, {by}, invents this game from what it has learned of the real one. "
         + ("Watch the agent live in it, or take over." if player.agent else "Play in it."),
         "made": f"World Models (Ha and Schmidhuber, 2018), replicated. {task.shown}, "
-        + (f"run {player.run.name}." if player.run and not is_system(player.run, task.name) else "an agent that comes with the project."),
+        + (f"run {player.run.name}." if player.run and not comes_along(player.run, task.name) else "an agent that comes with the project."),
         "keys": [{"key": key, "action": action} for key, action in task.keys],
         "frame_rate": task.frame_rate,
         "most_steps": settings.controller.dream_steps if settings.controller.world == "dream" else settings.world.max_steps,
@@ -285,14 +285,9 @@ def fill(data: dict[str, Any], blob: Blob) -> str:
 
 def default_target(task: Task, run: Path | None) -> Path:
     """Where the page of a run goes, or of an agent that comes with the project."""
-    if run is None or is_system(run, task.name):
+    if run is None or comes_along(run, task.name):
         return runs_folder() / "web" / ("-".join([task.name, *([run.name] if run else [])]) + ".html")
     return run / "web" / "index.html"
-
-
-def is_system(run: Path, task: str) -> bool:
-    """Whether an agent with another memory or trainer than the paper's comes with the project there."""
-    return run.resolve().is_relative_to(shipped_systems(task).resolve())
 
 
 def check_out(out: Path | None) -> None:

@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT, run_python
 
 from controller.results.scores import bootstrap_interval
-from env.run.files import load_arrays
+from env.run.files import load_arrays, read_jsonl
 from env.run.settings import load_settings
-from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems
+from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems, shipped_table
 
 FLOORS = ("vae", "rnn", "controller")
 MOST = {"carracing": 9e6, "doom": 12e6}  # bytes of weights
@@ -115,3 +115,46 @@ def test_a_shipped_systems_scores_are_its_own(path):
     assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
     text = (ROOT / "README.md").read_text() + (ROOT / "controller" / "README.md").read_text()
     assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in text
+
+
+TABLE = shipped_table("doom")
+STUDIES = sorted((TABLE / "studies").glob("*"))
+
+
+def test_the_shipped_tables_files_are_small_and_no_pickles():
+    assert sum(file.stat().st_size for file in TABLE.rglob("*") if file.is_file()) < 12e6
+    assert not [path for path in TABLE.rglob("*") if path.is_symlink()], "a wheel would hold what they lead to, once for each"
+    for floor in ("vae", "rnn"):
+        arrays, meta = load_arrays(TABLE / floor / "weights.npz")
+        assert meta["model"] == floor and all(np.isfinite(array.astype(np.float32)).all() for array in arrays.values())
+    assert len(STUDIES) == 15
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_each_c_of_the_shipped_table_is_the_best_of_its_scorings_and_has_scores_of_its_own(path):
+    settings, (arrays, meta) = load_settings(path / "settings.json"), load_arrays(path / "controller" / "best.npz")
+    assert path.name == f"tau-{settings.controller.temperature:g}-seed-{settings.controller.es_seed}"
+    rows = [row for row in read_jsonl(path / "controller" / "log.jsonl") if "eval" in row]
+    best = max(rows, key=lambda row: row["eval"])
+    assert (meta["generation"], meta["score"]) == (best["generation"], best["eval"]) and arrays["params"].shape == (1088,)
+    if not (path / "evaluate" / "scores.json").exists():
+        return  # "not run" in the table
+    scores = json.loads((path / "evaluate" / "scores.json").read_text())
+    assert scores["fingerprints"] == fingerprints(model_paths("doom", path)) | {"controller": fingerprint(path / "controller" / "best.npz")}
+    assert scores["fingerprints"]["rnn"] == fingerprint(TABLE / "rnn" / "weights.npz"), "on the table's own M"
+    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
+
+
+def test_a_study_without_v_and_m_takes_its_runs_and_nobody_writes_into_what_is_shipped(tmp_path):
+    run, study = tmp_path / "run", tmp_path / "run" / "studies" / "tau-1"
+    for folder in (run / "vae", run / "rnn", study, tmp_path / "run" / "other"):
+        folder.mkdir(parents=True)
+    for floor in ("vae", "rnn"):
+        (run / floor / "weights.npz").write_bytes(b"x")
+    assert model_paths("doom", study).rnn == run / "rnn" / "weights.npz"
+    assert model_paths("doom", run / "other").rnn == shipped("rnn", "doom", "weights.npz"), "no study"
+    for floor in ("vae", "rnn"):
+        (study / floor).mkdir()
+        (study / floor / "weights.npz").write_bytes(b"y")
+    assert model_paths("doom", study).rnn == study / "rnn" / "weights.npz"
+    assert comes_along(STUDIES[0], "doom") and not comes_along(study, "doom")

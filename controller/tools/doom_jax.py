@@ -3,7 +3,7 @@
     python controller/tools/doom_jax.py OUT --seconds 560
     python controller/tools/doom_jax.py OUT --smoke
 
-How the rows of `controller/shipped/doom/table` were made, kept so that they can be made again; nothing else of the project uses it, and
+How the run in `controller/shipped/doom/table` was made, kept so that they can be made again; nothing else of the project uses it, and
 JAX is none of its requirements. Games, random policy, seeds and CMA-ES are the project's own modules. The equations of V, M and dreams
 (vae/vae.py, rnn/rnn.py, rnn/dream.py) are written down once more, in JAX; tests/test_doom_jax.py holds them to the originals: losses,
 gradients, a dream's steps. What is not the same as in `bash run.sh doom`:
@@ -781,7 +781,8 @@ def main() -> None:
     initial = rows[:, :z].astype(np.float16), rows[:, z:].astype(np.float16)
     save_arrays(args.out / "initial.npz", {"mu": initial[0], "logvar": initial[1]}, {}, compress=9)
     lengths = np.array([length for _, _, length, _ in latents.episodes])
-    facts = {"episodes": len(lengths), "frames": int(lengths.sum()), "mean_length": float(lengths.mean()), "std_length": float(lengths.std())}
+    facts = {"episodes": len(lengths), "frames": int(lengths.sum())}
+    facts |= {"mean_length": float(lengths.mean()), "std_length": float(lengths.std())}
     (args.out / "facts.json").write_text(json.dumps(facts | {"plan": plan._asdict(), "device": str(jax.devices()[0])}))
     while recorded.going_on:
         recorded.look()

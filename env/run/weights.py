@@ -55,11 +55,15 @@ def shipped_run(task: str, memory: str, trainer: str) -> Path:
     return shipped_systems(task) / f"{memory}-{trainer}"
 
 
+def comes_along(run: Path, task: str) -> bool:
+    """Whether a run comes with the project: one is not written into by those who play, score or look at it."""
+    return any(run.resolve().is_relative_to(kept.resolve()) for kept in (shipped_systems(task), shipped_table(task)))
+
+
 def is_shipped(weights: Path, task: str) -> bool:
     """Whether a C comes with the project, the best one or that of a row of the paper's table: it then plays on the V and M that do."""
     path = weights.resolve()
-    runs = shipped_systems(task), shipped_table(task)  # with a V and M of their own
-    return path.is_relative_to(shipped_controller(task).parent) and not any(path.is_relative_to(run) for run in runs)
+    return path.is_relative_to(shipped_controller(task).parent) and not comes_along(path, task)
 
 
 def model_paths(task: str, run: Path | None) -> Models:
@@ -74,8 +78,7 @@ def model_paths(task: str, run: Path | None) -> Models:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
     if run is not None:
-        if run.resolve().parent.name == STUDIES and not (vae_path(run).exists() or memory_path(run).exists()):
-            run = run.resolve().parents[1]
+        run = with_models(run)
         vae, rnn = vae_path(run), memory_path(run)
         if vae.exists() and rnn.exists():
             learned = vae.with_name("initial.npz")  # of a V that learned with M
@@ -89,6 +92,12 @@ def model_paths(task: str, run: Path | None) -> Models:
     if not (own.vae.exists() and own.rnn.exists()):
         raise UserError(f"no trained V and M for {task}: run 'bash run.sh {task}' first, or give the --run that has them")
     return own
+
+
+def with_models(run: Path) -> Path:
+    """The run whose V and M `run` plays on: itself, or, where it is one of another's studies and has none, the other."""
+    path = run.resolve()
+    return path.parents[1] if path.parent.name == STUDIES and not (vae_path(run).exists() or memory_path(run).exists()) else run
 
 
 def vae_path(run: Path) -> Path:
