@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from math import erf
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from controller.policy import Policy
 from controller.tools import doom_jax
-from env.run.files import load_arrays
+from env.run.errors import UserError
+from env.run.files import load_arrays, read_jsonl
 from env.run.training import adam
-from env.run.weights import assign_weights, shipped
+from env.run.weights import assign_weights, shipped, shipped_table
 from rnn.memory import Batch
 from rnn.rnn import MDNRNN, State
 from vae.vae import ConvVAE, load_vae
-
-jax = pytest.importorskip("jax", reason="JAX is not installed (tests/requirements.txt)")
 
 Z, UNITS = 64, 512
 ROWS, STEPS = 3, 20
@@ -34,6 +35,12 @@ def memory() -> MDNRNN:
     return model
 
 
+@pytest.fixture(scope="module")
+def jax():
+    """Imported by these tests alone, not by whoever collects them."""
+    return pytest.importorskip("jax", reason="JAX is not installed (tests/requirements.txt)")
+
+
 def apart(ours, theirs) -> float:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
@@ -44,7 +51,7 @@ def agree(gradients, variables, theirs) -> None:
         assert apart(gradients[variable.path], its) < 1e-5, variable.path
 
 
-def test_vs_loss_and_gradients():
+def test_vs_loss_and_gradients(jax):
     rng = np.random.default_rng(0)
     frames, noise = rng.integers(0, 255, (4, 64, 64, 3), np.uint8), rng.standard_normal((4, Z), np.float32)
     model = load_vae(shipped("vae", "doom", "weights.npz"), Z)
@@ -56,7 +63,7 @@ def test_vs_loss_and_gradients():
     agree(gradients, model.trainable_variables, theirs)
 
 
-def test_ms_loss_state_and_gradients_with_deaths_and_cuts_in_mid_sequence(memory):
+def test_ms_loss_state_and_gradients_with_deaths_and_cuts_in_mid_sequence(jax, memory):
     rng = np.random.default_rng(1)
     mu, logvar, noise = (rng.standard_normal((ROWS, STEPS, Z), np.float32) for _ in range(3))
     action = rng.uniform(-1, 1, (ROWS, STEPS)).astype(np.float32)
@@ -77,7 +84,7 @@ def test_ms_loss_state_and_gradients_with_deaths_and_cuts_in_mid_sequence(memory
 
 
 @pytest.mark.parametrize("tau", [0.1, 1.3])
-def test_an_imagined_step(memory, tau):
+def test_an_imagined_step(jax, memory, tau):
     rng = np.random.default_rng(2)
     z, choice, noise = (rng.standard_normal((ROWS, Z), np.float32) for _ in range(3))
     h, c = (0.3 * rng.standard_normal((ROWS, UNITS), np.float32) for _ in range(2))
@@ -90,7 +97,7 @@ def test_an_imagined_step(memory, tau):
     np.testing.assert_allclose(1 / (1 + np.exp(ours[3])), theirs[2], atol=1e-5)
 
 
-def test_adams_steps():
+def test_adams_steps(jax):
     rng = np.random.default_rng(3)
     weights, gradients = rng.standard_normal((5, 4), np.float32), rng.standard_normal((3, 5, 4), np.float32) * 1e-6
     variable, optimizer = tf.Variable(weights), adam(1e-2)
@@ -113,7 +120,44 @@ def test_weights_begin_as_ours_do(memory):
                 assert np.abs(ours[variable.path]).max() == pytest.approx(np.abs(variable.numpy()).max(), rel=0.02), variable.path
 
 
-def test_dreams_without_skill_last_as_long_as_the_projects():
+def test_c_acts_on_the_features_in_the_projects_order(jax, memory):
+    """Two lanes of the compiled dream, each with a C of its own, told apart from the project's by what the first steps do to h."""
+    rng = np.random.default_rng(6)
+    z, own = rng.standard_normal((2, Z), np.float32), 0.1 * rng.standard_normal((2, Z + 2 * UNITS), np.float32)
+    h, c = (0.3 * rng.standard_normal((2, UNITS), np.float32) for _ in range(2))
+    state = State(*map(tf.constant, (z, h, c, np.zeros((2, 1), np.float32))))
+    action = Policy(Z + 2 * UNITS, 1, bias=False).act(tf.constant(own), memory.features(state, "zch"))
+    assert np.abs(action).max() > 0.3
+    theirs = memory.advance(state, action)
+    ours = doom_jax.act(own, z, h, c)
+    np.testing.assert_allclose(ours, action, atol=1e-5)
+    alone = doom_jax.dream_step(params_of("rnn"), z, h, c, state.restart.numpy(), ours, np.ones(2, np.float32), z * 0 + 0.5, z * 0)
+    assert max(map(apart, alone[1:3], theirs)) < 1e-5
+
+
+def test_what_it_writes_is_laid_out_as_the_run_that_comes_with_the_project(tmp_path):
+    """From the shipped run back to what the program wrote, and forth again."""
+    table, out = shipped_table("doom"), tmp_path / "out"
+    shutil.copytree(table / "vae", out / "vae")
+    shutil.copytree(table / "rnn", out / "rnn")
+    shutil.copyfile(table / "encode" / "initial.npz", out / "initial.npz")
+    shutil.copyfile(table / "facts.json", out / "facts.json")
+    count = len(list((table / "studies").glob("*")))
+    for study in (table / "studies").glob("*"):
+        (out / study.name).mkdir()
+        rows = [row | {"seconds": row["seconds"] * count} for row in read_jsonl(study / "controller" / "log.jsonl")]
+        (out / study.name / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arrays, meta = load_arrays(study / "controller" / "best.npz")
+        np.savez(out / study.name / "means.npz", **{f"generation-{meta['generation']}": arrays["params"]})
+    doom_jax.lay_out(out, tmp_path / "run")
+    for path in (path for path in (tmp_path / "run").rglob("*") if path.name in ("best.npz", "settings.json", "weights.npz")):
+        kept = table / path.relative_to(tmp_path / "run")
+        assert path.read_bytes() == kept.read_bytes(), path
+    with pytest.raises(UserError, match="exists"):
+        doom_jax.lay_out(out, tmp_path / "run")
+
+
+def test_dreams_without_skill_last_as_long_as_the_projects(jax):
     """Standing still: a C of zeros, beside what controller/evaluate.py found in the same M's dreams."""
     plan = doom_jax.Plan()
     theirs = json.loads(shipped("controller", "doom", "always_still.json").read_text())["dream"]

@@ -11,7 +11,16 @@ from conftest import ROOT, run_python
 from controller.results.scores import bootstrap_interval
 from env.run.files import load_arrays, read_jsonl
 from env.run.settings import load_settings
-from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems, shipped_table
+from env.run.weights import (
+    comes_along,
+    fingerprint,
+    fingerprints,
+    model_paths,
+    shipped,
+    shipped_controller,
+    shipped_systems,
+    shipped_table,
+)
 
 FLOORS = ("vae", "rnn", "controller")
 MOST = {"carracing": 9e6, "doom": 12e6}  # bytes of weights
@@ -145,7 +154,7 @@ def test_each_c_of_the_shipped_table_is_the_best_of_its_scorings_and_has_scores_
     assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
 
 
-def test_a_study_without_v_and_m_takes_its_runs_and_nobody_writes_into_what_is_shipped(tmp_path):
+def test_a_study_without_v_and_m_takes_its_runs(tmp_path):
     run, study = tmp_path / "run", tmp_path / "run" / "studies" / "tau-1"
     for folder in (run / "vae", run / "rnn", study, tmp_path / "run" / "other"):
         folder.mkdir(parents=True)
@@ -158,3 +167,19 @@ def test_a_study_without_v_and_m_takes_its_runs_and_nobody_writes_into_what_is_s
         (study / floor / "weights.npz").write_bytes(b"y")
     assert model_paths("doom", study).rnn == study / "rnn" / "weights.npz"
     assert comes_along(STUDIES[0], "doom") and not comes_along(study, "doom")
+
+
+@pytest.mark.parametrize("command", ["controller/train.py", "controller/report.py", "vae/train.py"])
+def test_nothing_is_trained_within_what_is_shipped(command):
+    before = {path: path.stat().st_mtime_ns for path in STUDIES[0].rglob("*") if "evaluate" not in path.parts}
+    result = run_python(command, "doom", "--run", STUDIES[0])
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert "comes with the project and is not written into" in result.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in STUDIES[0].rglob("*") if "evaluate" not in path.parts}
+
+
+def test_a_c_of_the_shipped_table_is_not_scored_on_another_m(tmp_path):
+    best = STUDIES[0] / "controller" / "best.npz"
+    result = run_python("controller/evaluate.py", "doom", "--weights", best, "--json", tmp_path / "scores.json")
+    assert result.returncode == 2 and f"--run {STUDIES[0].relative_to(ROOT)}" in result.stderr
+    assert not (tmp_path / "scores.json").exists()

@@ -1,19 +1,26 @@
 """The paper's whole Doom table on one GPU where there is JAX but no TensorFlow: recordings, V, M, and a C for each temperature and seed.
 
-    python controller/tools/doom_jax.py OUT --seconds 560
+    python controller/tools/doom_jax.py OUT --seconds 572
+    python controller/tools/doom_jax.py OUT --lay-out RUN
     python controller/tools/doom_jax.py OUT --smoke
 
-How the run in `controller/shipped/doom/table` was made, kept so that they can be made again; nothing else of the project uses it, and
+How the run in `controller/shipped/doom/table` was made, kept so that such a one can be made again; nothing else of the project uses it, and
 JAX is none of its requirements. Games, random policy, seeds and CMA-ES are the project's own modules. The equations of V, M and dreams
 (vae/vae.py, rnn/rnn.py, rnn/dream.py) are written down once more, in JAX; tests/test_doom_jax.py holds them to the originals: losses,
 gradients, a dream's steps. What is not the same as in `bash run.sh doom`:
 
-- V learns while the recording goes on, each batch drawn at random from all frames that there are by then, for a span of time.
-- Products are computed in TF32 where the GPU has it.
-- Dreams draw their noise from JAX's generators, so candidates share no noise; all evolutions of a group dream side by side.
+- The clock decides how far each part gets: what is not recorded, learned or evolved in its span of time is left out.
+- V learns while the recording goes on, each batch drawn at random from all frames that there are by then. M begins with the episodes that
+  there are when V is done, and takes up the others from epoch to epoch.
+- M has 8,000 steps instead of 24,400, and its learning rate falls by 0.9997 a step instead of 0.99999.
+- A candidate dreams 8 times instead of 16, from noise of its own: candidates share none. Scorings of the mean are of 256 new dreams each
+  time, so that the best of them is flattering.
+- Products are computed in TF32 where the GPU has it; M learns from latents in single precision.
 - V and M are rounded to half precision (as controller/ship.py does) before what follows learns from them.
 
-Writes to OUT: vae.npz, rnn.npz, initial.npz, their logs, and for each C means.npz (the distribution's mean at every scoring) and its log.
+Writes to OUT: vae/ and rnn/ (weights.npz and log.jsonl), initial.npz, facts.json (sizes, times, what was recorded), and for each C
+means.npz (the distribution's mean at every scoring) and log.jsonl. With --lay-out, writes them as a run that verify.py and evaluate.py
+read, without JAX.
 """
 
 from __future__ import annotations
@@ -31,15 +38,18 @@ import functools
 import json
 import mmap
 import multiprocessing
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from env.run.files import save_arrays
+from env.run.errors import UserError
+from env.run.files import JsonlLog, load_arrays, read_json, save_arrays, write_json
 from env.run.settings import Settings
 from env.tasks import get_task
 
@@ -83,6 +93,14 @@ class Plan(NamedTuple):
     scored: int = 256
     steps: int = 2100
     workers: int = 15
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of a run that come closest to it."""
+        paper = get_task("doom").scales["paper"]
+        rnn = replace(paper.rnn, steps=self.rnn_steps, batch=self.rows, window=self.window, decay=self.decay)
+        c = replace(paper.controller, population=self.population, episodes=self.dreams, sharing=1, generations=self.generations)
+        return replace(paper, rnn=rnn, controller=replace(c, eval_every=25, eval_episodes=self.scored, dream_steps=self.steps, device="gpu"))
 
     @property
     def evolutions(self) -> list[tuple[float, int]]:
@@ -585,6 +603,13 @@ def rnn_step(plan: Plan, z: int) -> Any:
 BLOCK = 60
 
 
+def act(own: Any, z: Any, h: Any, c: Any) -> Any:
+    """C of each lane [B, F] -> its action [B, 1]."""
+    import jax.numpy as jnp
+
+    return jnp.tanh(jnp.sum(own * jnp.concatenate([z, c, h], axis=1), axis=1, keepdims=True))
+
+
 def dream_block(limit: int) -> Any:
     """BLOCK steps of all lanes; state: z, h, c, restart, length, alive."""
     import jax
@@ -595,7 +620,7 @@ def dream_block(limit: int) -> Any:
     def block(p: Params, own: Any, tau: Any, state: Any, key: Any) -> Any:
         def one(state: Any, number: Any) -> Any:
             z, h, c, restart, length, alive = state
-            action = jnp.tanh(jnp.sum(own * jnp.concatenate([z, c, h], axis=1), axis=1, keepdims=True))
+            action = act(own, z, h, c)
             draw, normal = jax.random.split(jax.random.fold_in(key, number))
             choice, noise = jax.random.uniform(draw, z.shape), jax.random.normal(normal, z.shape)
             z, h, c, logit = dream_step(p, z, h, c, restart, action, tau, choice, noise)
@@ -736,13 +761,62 @@ def compile_early(plan: Plan, z: int, units: int, sizes: list[int], ready: dict[
     say(began, "dreams are compiled")
 
 
+def lay_out(out: Path, run: Path) -> None:
+    """What this program wrote to `out`, as a run: V, M, first frames, and a study for each C, the mean solution that was best in dreams.
+    A study's seconds are its share of those of all evolutions, which dream side by side.
+
+    Raises:
+        UserError: `out` lacks something, or `run` exists.
+    """
+    from controller.agent import save_controller
+    from controller.results.studies import study_name
+
+    if run.exists():
+        raise UserError(f"{run} exists: name a new folder")
+    facts = read_json(out / "facts.json")
+    plan = Plan(**facts["plan"])
+    steps = load_arrays(out / "vae" / "weights.npz")[1]["steps"]
+    settings = plan.settings
+    settings = replace(settings, extract=replace(settings.extract, episodes=facts["episodes"]))
+    settings = replace(settings, vae=replace(settings.vae, epochs=1, limit_steps=steps))
+    (run / "encode").mkdir(parents=True)
+    write_json(run / "settings.json", settings.to_dict())
+    write_json(run / "facts.json", facts)
+    shutil.copyfile(out / "initial.npz", run / "encode" / "initial.npz")
+    for floor in ("vae", "rnn"):
+        (run / floor).mkdir()
+        shutil.copyfile(out / floor / "weights.npz", run / floor / "weights.npz")
+        JsonlLog(run / floor / "log.jsonl", rows=_rows(out / floor / "log.jsonl"))
+    for temperature, seed in plan.evolutions:
+        its = replace(settings, controller=replace(settings.controller, temperature=temperature, es_seed=seed))
+        name = study_name(its.controller)
+        rows, study = _rows(out / name / "log.jsonl"), run / "studies" / name
+        best = max((row for row in rows if "eval" in row), key=lambda row: row["eval"])
+        (study / "controller").mkdir(parents=True)
+        write_json(study / "settings.json", its.to_dict())
+        shared = [row | {"seconds": row["seconds"] / len(plan.evolutions)} for row in rows]
+        JsonlLog(study / "controller" / "log.jsonl", rows=shared)
+        with np.load(out / name / "means.npz", allow_pickle=False) as means:
+            mean = means[f"generation-{best['generation']}"]
+        note = {"generation": best["generation"], "score": best["eval"], "std": best["eval_std"], "episodes": plan.scored}
+        save_controller(study / "controller" / "best.npz", mean, its, note | {"unplanned": False})
+
+
+def _rows(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=Plan().until, help="when to stop")
     parser.add_argument("--smoke", action="store_true", help="everything in small")
     parser.add_argument("--quick", action="store_true", help="the real sizes of all arrays, but each part for some seconds only")
+    parser.add_argument("--lay-out", type=Path, metavar="RUN", help="write what is in OUT as a run, and end")
     args = parser.parse_args()
+    if args.lay_out:
+        lay_out(args.out, args.lay_out)
+        return
     plan = SMOKE if args.smoke else Plan(until=args.seconds)
     if args.quick:
         plan = plan._replace(episodes=600, record_until=25, vae_until=30, rnn_until=55, until=80, rnn_steps=300, generations=6)

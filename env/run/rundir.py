@@ -13,7 +13,7 @@ from env.run.errors import UserError
 from env.run.files import REPOSITORY, write_json
 from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings
 from env.run.stages import Stage
-from env.run.weights import STUDIES
+from env.run.weights import STUDIES, comes_along
 
 TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
 
@@ -52,7 +52,7 @@ class Run:
         lock: hold the run's lock until the process ends, so that two commands cannot write into it at once.
 
     Raises:
-        UserError: the directory cannot be written, is in use, or holds a stage made with other settings.
+        UserError: the directory cannot be written, is in use, comes with the project, or holds a stage made with other settings.
     """
 
     def __init__(self, path: Path, settings: Settings, lock: bool = True) -> None:
@@ -62,6 +62,8 @@ class Run:
         for name in STAGES[:-1]:  # a scoring (the last stage) refuses nothing, see controller/evaluate.py
             self.stage(name).check()
         if lock:
+            if comes_along(path, settings.task):
+                raise UserError(f"{path} comes with the project and is not written into: take another --run")
             try:
                 path.mkdir(parents=True, exist_ok=True)
                 self._lock = open(path / ".lock", "a+")

@@ -91,7 +91,7 @@ class Stage:
         found = {name: Stage(self._run, name, self._settings).product for name in INPUTS[self.name]}
         if {"vae", "rnn"} <= set(found) and not (found["vae"] or found["rnn"]):
             try:
-                found |= fingerprints(model_paths(self._settings.task, None))
+                found |= fingerprints(model_paths(self._settings.task, self._run))
             except UserError:  # none are shipped
                 pass
         return {name: value for name, value in found.items() if value}
