@@ -100,7 +100,8 @@ class Plan(NamedTuple):
         paper = get_task("doom").scales["paper"]
         rnn = replace(paper.rnn, steps=self.rnn_steps, batch=self.rows, window=self.window, decay=self.decay)
         c = replace(paper.controller, population=self.population, episodes=self.dreams, sharing=1, generations=self.generations)
-        return replace(paper, rnn=rnn, controller=replace(c, eval_every=25, eval_episodes=self.scored, dream_steps=self.steps, device="gpu"))
+        c = replace(c, eval_every=25, eval_episodes=self.scored, dream_steps=self.steps, device="gpu")
+        return replace(paper, rnn=rnn, controller=c)
 
     @property
     def evolutions(self) -> list[tuple[float, int]]:
