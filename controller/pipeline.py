@@ -37,6 +37,7 @@ from env.run.ranks import mpirun
 from env.run.rundir import spoken, waiting_stages
 from env.run.settings import STAGES, Settings
 from env.run.stopping import RESUME, handled
+from env.run.weights import STUDIES
 from env.tasks import Task
 
 COMMANDS = {
