@@ -106,9 +106,9 @@ def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Se
     from controller.simulate import dream_simulator
 
     weights = controller_path(task.name, run, parsed.run is not None, parsed.weights, parsed.shipped)
-    its = weights.resolve().parents[1]  # RUN/controller/best.npz
-    if comes_along(weights, task.name) and run.resolve() != its:
-        raise UserError(f"{weights} plays on a V and M of its own: give --run {its.relative_to(REPOSITORY)} instead of --weights")
+    if comes_along(weights, task.name) and not weights.resolve().is_relative_to(run.resolve()):
+        its = weights.resolve().parents[1].relative_to(REPOSITORY)  # RUN/controller/best.npz
+        raise UserError(f"{weights} plays on a V and M of its own: give --run {its} instead of --weights")
     agent, settings = load_agent(task, settings, run, weights)
     inside = weights.resolve().is_relative_to(REPOSITORY)
     source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)

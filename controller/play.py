@@ -29,7 +29,7 @@ from env.run.command import parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.settings import Settings
-from env.run.weights import controller_path, is_shipped, memory_path, with_models
+from env.run.weights import controller_path, is_shipped, memory_path
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream:
     from controller.simulate import Dreamer, make_dream
 
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, slots=1))
-    agent, models = None, run if memory_path(with_models(run)).exists() else None
+    agent, models = None, run if memory_path(run).exists() else None
     if dream and run_given and models is None:
         raise UserError(f"{run} has no M to dream: run rnn/train.py {task.word} --run {run} first")
     try:

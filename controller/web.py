@@ -41,7 +41,7 @@ from env.run.errors import UserError
 from env.run.files import write_atomic
 from env.run.rundir import runs_folder, saved_settings
 from env.run.settings import Settings, load_settings
-from env.run.weights import comes_along, controller_path, fingerprint, is_shipped, memory_path, shipped_controller, shipped_run, with_models
+from env.run.weights import comes_along, controller_path, fingerprint, is_shipped, memory_path, shipped_controller, shipped_run
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def load_player(task: Task, settings: Settings, run: Path, run_given: bool) -> P
 
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, slots=1))
     has_shipped = shipped_controller(task.name).exists() and settings.is_papers
-    if (run_given or not has_shipped) and memory_path(with_models(run)).exists() and not (run / "controller" / "best.npz").exists():
+    if (run_given or not has_shipped) and memory_path(run).exists() and not (run / "controller" / "best.npz").exists():
         vae, memory = load_models(task, settings, run)
         print(f"{run} has no scored C yet: on this page you play")
         return Player(settings, vae, memory, None, None, None, run)

@@ -269,7 +269,7 @@ def cost_table(evidence: Evidence) -> Table:
         cores = [row.get("cores") for row in log]
         hours = sum(seconds) / 3600
         spent = sum(s * n for s, n in zip(seconds, cores) if n) / 3600 if all(cores) and log else None
-        rows.append([name, what, f"{hours:.1f}", f"{spent:.1f}" if spent is not None else "not logged", authors])
+        rows.append([name, what, _hours_shown(hours), f"{spent:.1f}" if spent is not None else "not logged", authors])
         data.append({"part": name, "what": what, "hours": hours, "core_hours": spent})
 
     for stage in ("vae", "rnn"):
@@ -285,6 +285,11 @@ def cost_table(evidence: Evidence) -> Table:
             theirs = f"{ORIGINAL_CORE_HOURS[evidence.task.name]:,} (1,800 generations)" if full else ""
             add(f"C, {agent.name}", what, log, [row["seconds"] + row.get("eval_seconds", 0.0) for row in log], theirs)
     return Table("Cost", ["part", "what", "hours", "core-hours", "authors' core-hours"], rows, [], data)
+
+
+def _hours_shown(hours: float) -> str:
+    """With as many digits as tell it from nothing."""
+    return f"{hours:.1f}" if hours >= 0.05 else f"{hours:.3f}"
 
 
 def systems_table(evidence: Evidence) -> Table:

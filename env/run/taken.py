@@ -9,7 +9,7 @@ from typing import Any
 from env.run.errors import UserError
 from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
-from env.run.weights import fingerprint, memory_path, shipped, vae_path, with_models
+from env.run.weights import fingerprint, memory_path, shipped, vae_path
 
 SHIPPED = "shipped"
 
@@ -52,6 +52,5 @@ def files(name: str, source: str, task: str) -> tuple[Path, Path]:
     """The V and the weights `name` of a source."""
     if source == SHIPPED:
         return shipped("vae", task, "weights.npz"), shipped(name, task, "weights.npz")
-    run = with_models(Path(source))
-    vae = vae_path(run)
-    return vae, vae if name == "vae" else memory_path(run)
+    vae = vae_path(Path(source))
+    return vae, vae if name == "vae" else memory_path(Path(source))

@@ -45,18 +45,18 @@ def shipped_systems(task: str) -> Path:
     return shipped_controller(task).parent / "systems"
 
 
-def shipped_table(task: str) -> Path:
-    """A run with a C for each row of the paper's table, on a V and M of their own, that comes with the project; of some games alone."""
-    return shipped_controller(task).parent / "table"
-
-
 def shipped_run(task: str, memory: str, trainer: str) -> Path:
     """One of them."""
     return shipped_systems(task) / f"{memory}-{trainer}"
 
 
+def shipped_table(task: str) -> Path:
+    """A run with a C for each row of the paper's table, on a V and M of their own, that comes with the project; of some games alone."""
+    return shipped_controller(task).parent / "table"
+
+
 def comes_along(run: Path, task: str) -> bool:
-    """Whether a run comes with the project: one is not written into by those who play, score or look at it."""
+    """Whether a run, or a file of it, comes with the project. Nobody writes into such a run."""
     return any(run.resolve().is_relative_to(kept.resolve()) for kept in (shipped_systems(task), shipped_table(task)))
 
 
@@ -78,7 +78,7 @@ def model_paths(task: str, run: Path | None) -> Models:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
     if run is not None:
-        run = with_models(run)
+        run = _with_models(run)
         vae, rnn = vae_path(run), memory_path(run)
         if vae.exists() and rnn.exists():
             learned = vae.with_name("initial.npz")  # of a V that learned with M
@@ -94,22 +94,27 @@ def model_paths(task: str, run: Path | None) -> Models:
     return own
 
 
-def with_models(run: Path) -> Path:
+def _own(run: Path, name: str, stage: str) -> Path:
+    """The file `name` of a V or M that learned with another part of the run, or the weights of its own stage."""
+    learned = (run / "controller" / name, run / "rnn" / name)
+    return next((path for path in learned if path.exists()), run / stage / "weights.npz")
+
+
+def _with_models(run: Path) -> Path:
     """The run whose V and M `run` plays on: itself, or, where it is one of another's studies and has none, the other."""
+    has_own = any(_own(run, f"{name}.npz", stage).exists() for name, stage in (("vae", "vae"), ("memory", "rnn")))
     path = run.resolve()
-    return path.parents[1] if path.parent.name == STUDIES and not (vae_path(run).exists() or memory_path(run).exists()) else run
+    return path.parents[1] if path.parent.name == STUDIES and not has_own else run
 
 
 def vae_path(run: Path) -> Path:
     """A run's V: where it learned with M, the one of that M; else that of the vae stage."""
-    learned = (run / "controller" / "vae.npz", run / "rnn" / "vae.npz")
-    return next((path for path in learned if path.exists()), run / "vae" / "weights.npz")
+    return _own(_with_models(run), "vae.npz", "vae")
 
 
 def memory_path(run: Path) -> Path:
     """A run's M: where C and M learned together, the one that C is best with; else that of the rnn stage."""
-    learned = run / "controller" / "memory.npz"
-    return learned if learned.exists() else run / "rnn" / "weights.npz"
+    return _own(_with_models(run), "memory.npz", "rnn")
 
 
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:
