@@ -21,6 +21,7 @@ from env.rollout import Job, episode_rng
 from env.run.compute import steady_sizes
 from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
+from env.run.rundir import saved_settings
 from env.run.settings import Settings
 from env.run.stages import Stage
 from env.run.weights import fingerprints, is_shipped, model_paths
@@ -242,7 +243,7 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
     if on_shipped:
         settings = as_shipped(settings, task)
     elif weights == run / "controller" / "best.npz":
-        Stage(run, "controller", settings).check_inputs()
+        Stage(run, "controller", saved_settings(run) or settings).check_inputs()
     params, settings = load_controller(weights, task, settings)
     check_made_with(weights, fingerprints(model_paths(task.name, None if on_shipped else run)))
     agent = make_agent(task, settings, *load_models(task, settings, None if on_shipped else run))

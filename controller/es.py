@@ -39,7 +39,7 @@ NONE = np.array([])
 
 
 class ES:
-    """CMA-ES that maximises fitness - l2 * mean(w^2), from x0 = 0.
+    """CMA-ES that maximises fitness - l2 * mean(w^2).
 
     Args:
         size: number of parameters.
@@ -47,9 +47,10 @@ class ES:
         sigma: initial step size.
         l2: weight decay.
         seed: decides all candidates, together with the fitness values told.
+        start: the distribution's first mean, float [size]; without it 0, as the paper has it.
     """
 
-    def __init__(self, size: int, population: int, sigma: float, l2: float, seed: int) -> None:
+    def __init__(self, size: int, population: int, sigma: float, l2: float, seed: int, start: np.ndarray | None = None) -> None:
         self.l2 = l2
         # A generator of its own, saved with the rest: nothing else that draws numbers can change the candidates.
         self._random = np.random.RandomState(seed)
@@ -61,7 +62,7 @@ class ES:
             "seed": float("nan"),
             "verbose": -9,
         }
-        self._es = cma.CMAEvolutionStrategy(np.zeros(size), sigma, options)
+        self._es = cma.CMAEvolutionStrategy(np.zeros(size) if start is None else np.array(start, np.float64), sigma, options)
 
     def ask(self) -> np.ndarray:
         """The candidates of the next generation, float64 [population, size]."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from env.recordings import pooled_rows
 from env.run.command import duration, parser, resolve, run_command
 from env.run.compute import available_cores, limit_threads, start_tensorflow
 from env.run.errors import UserError
@@ -67,7 +68,7 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
 
     own, scoring = (Worlds.of(task, replace(world, render=render)) for render in (settings.world.render, settings.evaluate.render))
     policy = settings.extract.policy
-    recorder = random_player("hold" if policy == "controller" else policy, task, settings.vae.z_size)
+    recorder = agent if policy == "controller" else random_player(policy, task, settings.vae.z_size)
     rates = {"extract": rate(lambda: steps(own, recorder)), "evaluate": rate(lambda: steps(scoring, agent))}
     in_dream = settings.controller.world == "dream"
     rates["controller"] = measure_dream(task, settings) if in_dream else rate(lambda: steps(own, agent))
@@ -180,9 +181,11 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
 
 def amounts(task: Task, settings: Settings) -> dict[str, float]:
     """Each stage's whole work: steps, frames or time steps."""
-    m, recorded = settings.of_memory, min(task.recorded_steps or settings.world.max_steps, settings.world.max_steps)
+    usual = task.played_steps if settings.extract.policy == "controller" else task.recorded_steps
+    m, recorded = settings.of_memory, min(usual or settings.world.max_steps, settings.world.max_steps)
     frames = settings.extract.episodes * recorded
-    vae_frames = frames * settings.vae.epochs
+    others = sum(row["length"] for row in pooled_rows(settings, 0))
+    vae_frames = (frames + others) * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
     c, options, played = (
@@ -199,7 +202,7 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
     return {
         "extract": frames,
         "vae": 0 if settings.vae.source else vae_frames,
-        "encode": frames,
+        "encode": frames + others,
         "rnn": 0 if m.source else m.steps * m.batch * (m.window or recorded),
         "controller": trained + scorings * c.eval_episodes * evolved,
         "evaluate": settings.evaluate.episodes * played,
@@ -243,6 +246,8 @@ def disk_bytes(task: Task, settings: Settings, run: Path, waiting: Sequence[str]
     for name in set(a_frame) & set(waiting):
         missing = settings.extract.episodes - len(list(folders[name].glob("*.npz")))
         whole += max(0, missing) * an_episode * a_frame[name]
+    if "encode" in waiting:
+        whole += sum(row["length"] for row in pooled_rows(settings, 0)) * a_frame["encode"]
     return whole + CHECKPOINTS * bool({"vae", "rnn", "controller"} & set(waiting))
 
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from env.episodes import cut_or_missing, episode_path, is_whole, read_episode, write_episode
 from env.random_policy import Exploring, random_player
+from env.recordings import pooled, pooled_rows
 from env.rollout import Job, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.command import parser, progress, resolve
 from env.run.compute import limit_threads
@@ -54,7 +55,9 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
     """Record this rank's share of the episodes `indices` into the run."""
     folder = run / "extract" / "episodes"
     extract = settings.extract
-    jobs = [Job(i, 0, episode_seed(settings.seed, Purpose.RECORDING, i)) for i in ranks.share(indices)]
+    # Pooled episodes come first in the count of seeds: those of a run's own rounds are then all different.
+    first = len(pooled_rows(settings, 0))
+    jobs = [Job(i, 0, episode_seed(settings.seed, Purpose.RECORDING, first + i)) for i in ranks.share(indices)]
     if not jobs:
         return
     attempts = dict.fromkeys(ranks.share(indices), 0)
@@ -69,7 +72,7 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
                 attempts[index] += 1
                 if attempts[index] == MOST_ATTEMPTS:
                     raise UserError(f"extract.min_frames is {extract.min_frames}, which no episode of {MOST_ATTEMPTS} reached: lower it")
-                again.append(Job(index, 0, episode_seed(settings.seed, Purpose.RECORDING, index, attempts[index])))
+                again.append(Job(index, 0, episode_seed(settings.seed, Purpose.RECORDING, first + index, attempts[index])))
                 continue
             assert result.episode is not None
             write_episode(episode_path(folder, index), result.episode)
@@ -88,7 +91,7 @@ def whole(ranks: Ranks, path: Path) -> bool:
 
 
 def write_log(run: Run, ranks: Ranks) -> dict[str, float]:
-    """One row for each episode, read from the files; returns the summary."""
+    """One row for each episode, read from the files, and for each that is pooled; returns the summary."""
     stage = run.stage("extract")
     rows, scores, frames = [], [], 0
     for index in range(run.settings.extract.episodes):
@@ -97,13 +100,16 @@ def write_log(run: Run, ranks: Ranks) -> dict[str, float]:
         rows.append({"episode": index, "score": float(reward.sum()), "length": len(reward)})
         scores.append(float(reward.sum()))
         frames += len(reward)
-    JsonlLog(stage.log, rows=rows)
-    return {"episodes": len(scores), "frames": frames, "mean_score": float(np.mean(scores)), "std_score": float(np.std(scores))}
+    others = pooled_rows(run.settings, len(rows))
+    JsonlLog(stage.log, rows=rows + others)
+    summary = {"pooled_episodes": len(others), "pooled_frames": sum(row["length"] for row in others)} if others else {}
+    return summary | {"episodes": len(scores), "frames": frames, "mean_score": float(np.mean(scores)), "std_score": float(np.std(scores))}
 
 
 def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     """The extract stage of a run, on all ranks."""
     run = ranks.on_first(lambda: Run(path, settings))
+    ranks.on_first(lambda: pooled(path, settings))  # refuses before hours of play
     ranks.check_shared(path)
     finished = bool(ranks.broadcast(np.array([run.stage("extract").check() if run else False]))[0])
     folder = path / "extract" / "episodes"

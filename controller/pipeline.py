@@ -6,10 +6,12 @@
     python controller/pipeline.py carracing --memory rssm --trainer actor_critic
     python controller/pipeline.py carracing --table
     python controller/pipeline.py doom --table --es-seeds 1,2,3
+    python controller/pipeline.py doom --rounds 4
 
 A finished stage is skipped, an interrupted one resumes; a stage that was made with other settings is named, not reused.
 With --temperatures, --table or --es-seeds, V and M are made once, and then several C's on them: at each temperature of dreams, for each
-row of the paper's table, by evolutions with each of these seeds (see controller/results/studies.py).
+row of the paper's table, by evolutions with each of these seeds (see controller/results/studies.py). With --rounds, the C of each round
+plays the world, and V, M and C go on learning from what happened (see controller/rounds.py).
 With another --memory or --trainer than the paper's, the same stages make another agent (controller/README.md, "The second system").
 Stages that play episodes run on MPI ranks, one for each core (--ranks), the others use all cores or the GPU.
 """
@@ -29,6 +31,7 @@ import time
 
 from controller.estimate import check_disk, describe, measure
 from controller.learn import check_actor
+from controller.rounds import figures_wanted, held_out_words, plan_rounds, write_rounds
 from controller.results.studies import OWN, SHARED, link_stages, plan_studies
 from env.run.command import SHOW, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
@@ -133,6 +136,7 @@ def main() -> None:
     new.add_argument("--temperatures", metavar="LIST", help="evolve a C at each of these temperatures, such as 0.5,1.0,1.15")
     new.add_argument("--table", action="store_true", help="evolve a C for each row of the paper's table")
     new.add_argument("--es-seeds", metavar="LIST", help="do that by several evolutions, with these seeds, such as 1,2,3")
+    new.add_argument("--rounds", type=int, metavar="int", help="so many rounds of the iterative procedure (paper 5)")
     parsed = new.parse_args()
     if parsed.ranks < 1:
         raise UserError(f"--ranks is {parsed.ranks}: it must be at least 1")
@@ -146,6 +150,11 @@ def main() -> None:
         raise UserError("--table is the paper's, of its own memory and trainer: leave out --memory and --trainer, or --table")
     if parsed.es_seeds is not None and settings.trainer != "cmaes":
         raise UserError("--es-seeds are those of CMA-ES: give --trainer actor_critic another --seed, in another --run")
+    if parsed.rounds is not None:
+        if asked:
+            raise UserError("--rounds are of one C: leave out --table, --temperatures and --es-seeds, or --rounds")
+        run_rounds(task, plan_rounds(path, settings, parsed.rounds), parsed.ranks, not parsed.no_estimate)
+        return
     studies = plan_studies(path, settings, parsed.temperatures, parsed.table, parsed.es_seeds) if asked else []
     waiting = waiting_stages(path, settings, SHARED if studies else STAGES)
     report = [] if studies else ["report"]
@@ -169,6 +178,36 @@ def main() -> None:
         finish_studies(task, path, settings)
     print(f"finished: see {path / STUDIES / f'{task.name}.md' if studies else path / 'report' / 'report.md'}")
     print(f"a page on which to watch and to play its dream: {spoken('web')} {task.word} --run {path}")
+
+
+def run_rounds(task: Task, plan: list[tuple[Path, Settings]], ranks: int, estimate: bool) -> None:
+    """Run all rounds, each to its report, and put them beside each other (controller/rounds.py)."""
+    for number, (path, settings) in enumerate(plan, start=1):
+        waiting = waiting_stages(path, settings, STAGES)
+        if not waiting and (path / "report" / "report.md").exists():
+            print(f"round {number} of {len(plan)}: finished already in {path}", flush=True)
+            continue
+        check_disk(task, settings, path, waiting)
+        if waiting and estimate:
+            print(describe(task, settings, measure([task.word, "--run", str(path)]), ranks, waiting), flush=True)
+        print(f"round {number} of {len(plan)}, to do in {path}: {', '.join([*waiting, 'report'])}", flush=True)
+        for name in (*waiting, "report"):
+            run_stage(name, task.word, path, ranks_of(name, settings, ranks), settings.trainer)
+    root = Path(__file__).resolve().parents[1]
+    held_out, words = held_out_words(task, plan)
+    must_run([*mpirun(ranks), sys.executable, str(root / COMMANDS["extract"]), *words], ranks)
+    for run, recordings, target in figures_wanted(task, plan, held_out):
+        words = [task.word, "--run", str(run), "--recordings", str(recordings), "--json", str(target)]
+        words += ["--episodes", str(plan[0][1].rounds.held_out)]
+        must_run([sys.executable, str(root / "rnn" / "evaluate.py"), *words], 1)
+    print(f"finished: see {write_rounds(task, plan)}")
+
+
+def must_run(words: list[str], ranks: int) -> None:
+    """Run a command to its end; its failure is this command's."""
+    code = run_words(words, ranks)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
 
 
 def finish_studies(task: Task, path: Path, settings: Settings) -> None:

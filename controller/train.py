@@ -36,7 +36,7 @@ from env.run.files import JsonlLog, load_arrays, read_jsonl
 from env.run.ranks import Ranks, run_ranks
 from env.run.rundir import Run
 from env.run.settings import Settings
-from env.run.weights import fingerprints, model_paths
+from env.run.weights import fingerprints, model_paths, start_path
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class Evolution:
         self.run, self.settings = run, run.settings
         self.folder = run.path / "controller"
         c = self.settings.controller
-        self.generation, self.es = 0, ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed)
+        self.generation = 0
+        self.es = ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed, first_mean(self.settings, size))
         self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
         latest = self.checkpoints.latest()
         if latest:
@@ -180,6 +181,21 @@ class Evolution:
             self.checkpoints.save(self.generation, self.es.arrays())
             self._saved = time.monotonic()
             self._cost = self._saved - now
+
+
+def first_mean(settings: Settings, size: int) -> np.ndarray | None:
+    """The C that evolution begins with, float32 [size]; None for zeros.
+
+    Raises:
+        UserError: it is missing, or of another size than this run's.
+    """
+    if not settings.controller.start:
+        return None
+    path = start_path(settings.task, settings.controller.start)
+    params = load_arrays(path)[0]["params"]
+    if params.shape != (size,):
+        raise UserError(f"controller.start: the C in {path} has {params.size} parameters, this run's has {size}: take one that fits")
+    return params
 
 
 def ranked_last(fitness: np.ndarray) -> tuple[np.ndarray, int]:

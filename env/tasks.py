@@ -155,6 +155,7 @@ def smoke(paper: Settings, max_steps: int, episodes: int = 1) -> Settings:
             round_episodes=2,
             train_ratio=2.0,
         ),
+        rounds=replace(paper.rounds, episodes=4, vae_steps=5, memory_steps=10, generations=2, held_out=4),
         evaluate=replace(paper.evaluate, episodes=4, dream_episodes=min(4, paper.evaluate.dream_episodes)),
     )
 

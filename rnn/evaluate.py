@@ -74,10 +74,10 @@ def recorded_settings(task: Task, run: Path) -> Settings:
     return settings
 
 
-def encode_recordings(task: Task, run: Path | None, recordings: Path, folder: Path) -> list[Path]:
-    """The latents of all recorded episodes, by the V of `run`, written to `folder`."""
-    settings = settings_of(task, run)
-    sources = episode_paths(Run(recordings, recorded_settings(task, recordings), lock=False))
+def encode_recordings(task: Task, run: Path | None, recordings: Path, folder: Path, most: int | None = None) -> list[Path]:
+    """The latents of the first `most` episodes that a run recorded itself, or of all, by the V of `run`, written to `folder`."""
+    settings, recorded = settings_of(task, run), recorded_settings(task, recordings)
+    sources = episode_paths(Run(recordings, recorded, lock=False))[: recorded.extract.episodes][:most]
     encode = make_encoder(model_paths(task.name, run).vae, settings.vae.z_size)
     targets = [episode_path(folder, index) for index in range(len(sources))]
     for source, target in zip(progress(sources, desc="encode", unit="episode"), targets):
@@ -217,8 +217,8 @@ def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, flo
     }
 
 
-def score_memory(task: Task, run: Path | None, recordings: Path) -> dict[str, Any]:
-    """All figures of the V and M of `run` on the recordings of another run."""
+def score_memory(task: Task, run: Path | None, recordings: Path, most: int | None = None) -> dict[str, Any]:
+    """All figures of the V and M of `run` on the recordings of another run, or on the first `most` of them."""
     if settings_of(task, run).sees_pixels:
         raise UserError("this M and its V learned together from pixels: there is no z of V's own to compare its forecasts with")
     start_tensorflow()
@@ -227,7 +227,7 @@ def score_memory(task: Task, run: Path | None, recordings: Path) -> dict[str, An
     paths = model_paths(task.name, run)
     memory = load_memory(paths.rnn, task, settings_of(task, run))
     with tempfile.TemporaryDirectory() as folder:
-        latents = encode_recordings(task, run, recordings, Path(folder))
+        latents = encode_recordings(task, run, recordings, Path(folder), most)
         figures: dict[str, Any] = {
             "task": task.name,
             "memory": settings_of(task, run).memory,
@@ -248,9 +248,12 @@ def main() -> None:
     parser.add_argument("task", nargs="?", default="carracing", metavar="TASK", help=f"{GAMES} (default: carracing)")
     parser.add_argument("--recordings", type=Path, required=True, metavar="DIR", help="the run whose recorded episodes M is scored on")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run whose V and M are scored (default: what comes with the project)")
+    parser.add_argument("--episodes", type=int, metavar="int", help="take the first so many of them only (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parsed = parser.parse_args()
-    figures = score_memory(get_task(parsed.task), parsed.run, parsed.recordings)
+    if parsed.episodes is not None and parsed.episodes < 1:
+        raise UserError(f"--episodes is {parsed.episodes}: it must be at least 1")
+    figures = score_memory(get_task(parsed.task), parsed.run, parsed.recordings, parsed.episodes)
     for key, value in figures.items():
         if isinstance(value, (int, float)):
             print(f"{key:<16}{value:>12,.4g}" if isinstance(value, float) else f"{key:<16}{value:>12,}")

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from env.episodes import LATENTS, Episode, is_whole, read_episode, write_episode
+from env.episodes import LATENTS, Episode, episode_path, is_whole, read_episode, write_episode
 from env.run.command import existing, parser, progress, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
 from env.run.files import save_arrays
 from env.run.rundir import Run
+from env.run.weights import fingerprint
 from vae.train import episode_paths
 
 INITIAL = 1000  # first frames kept as starting points of dreams
@@ -72,6 +73,18 @@ def latents_of(encode: Encoder, episode: Episode) -> Episode:
     return rest | {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)}
 
 
+def known_latents(run: Run, number: int) -> Episode | None:
+    """The latents of episode `number`, if it is a pooled one that its run has encoded by the same V; else None."""
+    settings, pool = run.settings, Path(run.settings.extract.pool)
+    index = number - settings.extract.episodes
+    if not settings.extract.pool or index < 0 or not (pool / "vae" / "weights.npz").exists():
+        return None
+    if fingerprint(pool / "vae" / "weights.npz") != fingerprint(vae_weights(run)):
+        return None
+    path = episode_path(pool / "encode" / "latents", index)
+    return read_episode(path, LATENTS) if is_whole(path, LATENTS) else None
+
+
 def first_frames(episodes: list[Path]) -> np.ndarray:
     """The first frames of up to INITIAL recorded episodes, uint8 [n, 64, 64, 3]."""
     return np.stack([read_episode(episode, ("obs",))["obs"][0] for episode in episodes[:INITIAL]])
@@ -94,10 +107,11 @@ def encode_run(run: Run) -> None:
     stage.start()
     paths = episode_paths(run)
     first: list[tuple[np.ndarray, np.ndarray]] = []
-    for path in progress(paths, desc="encode", unit="episode"):
-        target = folder / path.name
+    for number, path in enumerate(progress(paths, desc="encode", unit="episode")):
+        target = episode_path(folder, number)
         if not is_whole(target, LATENTS):
-            encode_episode(encode, path, target)
+            known = known_latents(run, number)
+            write_episode(target, known, compress=False) if known else encode_episode(encode, path, target)
         if len(first) < INITIAL:
             latents = read_episode(target, LATENTS)
             first.append((latents["mu"][0], latents["logvar"][0]))

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from env.episodes import episode_path, frame_batches
+from env.episodes import frame_batches
+from env.recordings import recordings
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
 from env.run.files import read_jsonl
 from env.run.rundir import Run
 from env.run.settings import Settings
-from env.run.taken import take
+from env.run.taken import begin_with, take
 from env.run.weights import save_weights
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ if TYPE_CHECKING:
 
 
 def episode_paths(run: Run) -> list[Path]:
-    """The recorded episodes of a run, in order.
+    """The recorded episodes of a run, in order, and then those that it has pooled.
 
     Raises:
-        UserError: the extract stage is not finished.
+        UserError: the extract stage is not finished, or as `env.recordings.pooled`.
     """
     if not run.stage("extract").check():
         raise UserError(f"{run.path} has no finished recordings: run controller/extract.py {run.settings.task} --run {run.path} first")
-    return [episode_path(run.path / "extract" / "episodes", i) for i in range(run.settings.extract.episodes)]
+    return recordings(run.path, run.settings)
 
 
 def count_frames(run: Run) -> int:
@@ -114,8 +115,9 @@ def train_vae(run: Run) -> None:
     if settings.vae.source == "random":
         random_vae(run)
         return
+    wanted = {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size}
     if settings.vae.source:
-        take(run, "vae", settings.vae.source, {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size})
+        take(run, "vae", settings.vae.source, wanted)
         return
     paths = episode_paths(run)
     per_epoch = steps_per_epoch(count_frames(run), settings)
@@ -133,6 +135,8 @@ def train_vae(run: Run) -> None:
     owner = stage.identity()
     keras.utils.set_random_seed(settings.seed)
     model = ConvVAE(settings.vae.z_size, settings.vae.kl_tolerance, settings.vae.dtype)
+    if settings.vae.start:
+        begin_with("vae", settings.vae.start, settings.task, wanted, model)
     optimizer = adam(settings.vae.learning_rate)
 
     step = make_step(model, optimizer)

@@ -21,7 +21,7 @@ SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
-EVOLUTIONS = ("population", "episodes", "sharing", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
+EVOLUTIONS = ("population", "episodes", "sharing", "start", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -59,6 +59,7 @@ class Extract:
         low=0,
         high=0.95,
     )
+    pool: str = setting("", "another run whose recordings are learned from as well, and all that it has pooled itself; empty for none")
     min_frames: int = setting(1, "shorter episodes are not kept, others are played for them", low=1)
     past_done: bool = setting(True, "go on to max_steps when the world says done (original: yes, half the cars leave the playfield)")
 
@@ -70,6 +71,7 @@ class Vae:
     source: str = setting(
         "", "whose V to take instead of training one: shipped, the directory of another run, or random for one that learned nothing"
     )
+    start: str = setting("", "whose V the training begins with: shipped, or the directory of another run; empty for new weights")
     z_size: int = setting(32, "size of the latent vector z", low=1)
     kl_tolerance: float = setting(0.5, "free bits: KL is not pushed below this many nats times z_size", low=0)
     learning_rate: float = setting(1e-4, "Adam's learning rate", low=0)
@@ -84,6 +86,7 @@ class Rnn:
     """M, the MDN-RNN (paper A.2; original rnn/rnn.py, rnn_train.py)."""
 
     source: str = setting("", "whose M to take instead of training one: shipped, or the directory of another run; empty for none")
+    start: str = setting("", "whose M the training begins with: shipped, or the directory of another run; empty for new weights")
     units: int = setting(256, "LSTM units: the size of h and of c", low=1)
     mixtures: int = setting(5, "Gaussians in the mixture of each latent dimension", low=1)
     learning_rate: float = setting(1e-3, "Adam's learning rate, at the start", low=0)
@@ -109,6 +112,7 @@ class Rssm:
     """M, the recurrent state-space model (PlaNet, Hafner et al. 2019; DreamerV3, Hafner et al. 2023), in the place of the MDN-RNN."""
 
     source: str = setting("", "whose M to take instead of training one: shipped, or the directory of another run; empty for none")
+    start: str = setting("", "whose M the training begins with: shipped, or the directory of another run; empty for new weights")
     observations: str = setting(
         "latents",
         "what M observes: latents of V, which stays as it is; or pixels, through a V that learns with it, beginning with the run's V",
@@ -157,6 +161,7 @@ class Controller:
     population: int = setting(64, "candidates in a generation", low=2)
     episodes: int = setting(16, "episodes that each candidate plays; its fitness is their mean", low=1)
     sharing: int = setting(2, "candidates of a generation that play the same episodes; 0 means all of them", low=0)
+    start: str = setting("", "whose C CMA-ES begins with: shipped, or the directory of another run; empty for zeros, as in the paper")
     sigma: float = setting(0.1, "initial step size sigma0 of CMA-ES", low=1e-12)
     l2: float = setting(0.01, "weight decay: the fitness loses l2 * mean(w^2)", low=0)
     generations: int = setting(1800, "generations to evolve", low=1, resumable=True)
@@ -223,6 +228,25 @@ class ActorCritic:
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """What differs in the later rounds of the iterative procedure (paper 5), which the paper describes and did not run."""
+
+    episodes: int = setting(600, "episodes that a later round records, played by the C of the round before", low=2)
+    explore: float = setting(0.2, "random actions that are mixed in, see --extract-explore", low=0, high=0.95)
+    vae: str = setting(
+        "keep", "V: kept as it is, trained on, or trained afresh, on the episodes of all rounds", choices=("keep", "on", "afresh")
+    )
+    vae_steps: int = setting(2000, "steps of V, if it trains on", low=1)
+    memory: str = setting("on", "M: trained on, or trained afresh, on the episodes of all rounds", choices=("on", "afresh"))
+    memory_steps: int = setting(1600, "steps of M, if it trains on", low=1)
+    memory_rate: float = setting(3e-4, "M's learning rate at the start of a round, if it trains on", low=0)
+    controller: str = setting("on", "C: evolved on, or afresh", choices=("on", "afresh"))
+    generations: int = setting(60, "generations of C, if it is evolved on", low=1)
+    sigma: float = setting(0.05, "step size of CMA-ES at the start of a round, if C is evolved on", low=1e-12)
+    held_out: int = setting(40, "episodes of the last C, from which no M learns, on which all rounds' M are scored", low=2)
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Scoring the agent (paper 3.2: 100 episodes)."""
 
@@ -247,12 +271,18 @@ class Settings:
     rssm: Rssm = field(default_factory=Rssm)
     controller: Controller = field(default_factory=Controller)
     actor_critic: ActorCritic = field(default_factory=ActorCritic)
+    rounds: Rounds = field(default_factory=Rounds)
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     @property
     def of_memory(self) -> Rnn | Rssm:
         """The settings of the run's M."""
         return self.rssm if self.memory == "rssm" else self.rnn
+
+    @property
+    def memory_section(self) -> str:
+        """The section that they are in."""
+        return "rssm" if self.memory == "rssm" else "rnn"
 
     @property
     def sees_pixels(self) -> bool:
@@ -314,6 +344,9 @@ class Settings:
         check(self, "run")
         for name in SECTIONS:
             check(getattr(self, name), name)
+        for name in ("vae", self.memory_section):
+            if getattr(self, name).source and getattr(self, name).start:
+                raise UserError(f"{name}.source takes weights as they are, {name}.start trains on from them: give one of the two")
         if self.controller.device == "gpu" and self.controller.world != "dream":
             raise UserError("controller.device is gpu, but worlds run on cores: take cpu, or a controller.world of dream")
         if self.rnn.restart and self.rnn.sequences != "stream":
@@ -363,6 +396,8 @@ class Settings:
             raise UserError(
                 f"extract.min_frames is {self.extract.min_frames}: no episode is longer than world.max_steps, {self.world.max_steps}"
             )
+        if self.extract.pool:
+            return  # how much there is to learn from, is known when it is there
         frames = self.extract.episodes * self.world.max_steps
         if self.vae.batch > frames:
             raise UserError(f"vae.batch is {self.vae.batch}, but extract.episodes x world.max_steps are {frames} frames at most: lower it")
@@ -392,7 +427,7 @@ class Settings:
 def unused(memory: str, trainer: str) -> set[str]:
     """The sections that mean nothing to a run with this memory and this trainer."""
     others = {"rnn" if memory == "rssm" else "rssm"}
-    return others if trainer == "actor_critic" else others | {"actor_critic"}
+    return others | ({"rounds"} if trainer == "actor_critic" else {"actor_critic"})
 
 
 def unused_flags(memory: str, trainer: str, section: str) -> set[str]:
@@ -418,6 +453,7 @@ SECTIONS: dict[str, type] = {
     "rssm": Rssm,
     "controller": Controller,
     "actor_critic": ActorCritic,
+    "rounds": Rounds,
     "evaluate": Evaluate,
 }
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from env.episodes import cut_or_missing
 from env.run.errors import UserError
-from env.run.files import read_json, write_json
+from env.run.files import read_json, read_jsonl, write_json
 from env.run.settings import BESIDE, SECTIONS, Settings
-from env.run.weights import controller_path, fingerprint, fingerprints, model_paths
+from env.run.weights import controller_path, fingerprint, fingerprints, model_paths, source_files, start_path
 
 # What each stage is made from. (The controller's V and M are the shipped ones in a run that trained none.)
 INPUTS: dict[str, tuple[str, ...]] = {
@@ -80,7 +80,8 @@ class Stage:
         if self.name == "extract" and self._settings.extract.policy == "controller":
             other = Path(self._settings.extract.agent) if self._settings.extract.agent else None
             path = controller_path(self._settings.task, other or self._run, other is not None, use_shipped=other is None)
-            return fingerprints(model_paths(self._settings.task, other)) | {"controller": fingerprint(path)}
+            made = fingerprints(model_paths(self._settings.task, other)) | {"controller": fingerprint(path)}
+            return made | {name: value for name, value in self._begun_with().items() if value}
         if self.name == "evaluate":
             best = self._run / "controller" / "best.npz"
             try:
@@ -88,13 +89,26 @@ class Stage:
             except UserError:
                 models = {}
             return models | ({"controller": fingerprint(best)} if best.exists() else {})
-        found = {name: Stage(self._run, name, self._settings).product for name in INPUTS[self.name]}
+        found = {name: Stage(self._run, name, self._settings).product for name in INPUTS[self.name]} | self._begun_with()
         if {"vae", "rnn"} <= set(found) and not (found["vae"] or found["rnn"]):
             try:
                 found |= fingerprints(model_paths(self._settings.task, self._run))
             except UserError:  # none are shipped
                 pass
         return {name: value for name, value in found.items() if value}
+
+    def _begun_with(self) -> dict[str, str | None]:
+        """The fingerprints of what the settings name of other runs, to begin with or to learn from: nothing if they name none."""
+        settings, task = self._settings, self._settings.task
+        if self.name == "extract" and settings.extract.pool:
+            return {"pool": Stage(Path(settings.extract.pool), "extract", settings).product}
+        section = {"vae": settings.vae, "rnn": settings.of_memory, "controller": settings.controller}.get(self.name)
+        if section is None or not section.start:
+            return {}
+        if self.name == "controller":
+            return {"start": fingerprint(start_path(task, section.start))}
+        path = source_files(self.name, section.start, task)[1]
+        return {"start": fingerprint(path) if path.exists() else None}
 
     def _read(self) -> dict[str, Any]:
         if not self._record.is_file():
@@ -180,13 +194,18 @@ class Stage:
         not finished instead of raising, for it is quickly made again."""
         if self.name in ("extract", "encode"):
             folder = self.dir / ("episodes" if self.name == "extract" else "latents")
-            return self.check() and not cut_or_missing(folder, range(self._settings.extract.episodes))
+            return self.check() and not cut_or_missing(folder, range(self._episodes()))
         if self.name != "evaluate":
             return self.check()
         try:
             return self.check()
         except UserError:
             return False
+
+    def _episodes(self) -> int:
+        """How many files there are to be: one for each recorded episode, and latents for each pooled one, too."""
+        own, log = self._settings.extract.episodes, self._run / "extract" / "log.jsonl"
+        return len(read_jsonl(log)) if self.name == "encode" and self._settings.extract.pool and log.exists() else own
 
     def start(self) -> None:
         """Note the settings, and what it is made from; the stage counts as unfinished from here on."""

@@ -1,17 +1,21 @@
-"""A V or an M that another run has trained, or that comes with the project, in the place of one of the run's own."""
+"""A V or an M that another run has trained, or that comes with the project: in the place of one of the run's own, or as what the run's
+own training begins with."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from env.run.errors import UserError
 from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
-from env.run.weights import fingerprint, memory_path, shipped, vae_path
+from env.run.weights import assign_weights, fingerprint, source_files
 
-SHIPPED = "shipped"
+if TYPE_CHECKING:
+    import keras
 
 
 def take(run: Run, name: str, source: str, wanted: dict[str, Any]) -> None:
@@ -25,11 +29,8 @@ def take(run: Run, name: str, source: str, wanted: dict[str, Any]) -> None:
     Raises:
         UserError: there are none there, or others than are wanted; or an M that learned on another V than the run has.
     """
-    vae, weights = files(name, source, run.settings.task)
-    _, meta = load_arrays(weights)
-    for key, value in wanted.items():
-        if meta.get(key, value) != value:
-            raise UserError(f"{weights} has {key} {meta[key]}, this run needs {value}: take another {name}.source")
+    vae, weights = source_files(name, source, run.settings.task)
+    _wanted(weights, f"{name}.source", wanted)
     own = run.path / "vae" / "weights.npz"
     for path in (vae, own) if name == "rnn" else ():
         if not path.exists():
@@ -48,9 +49,29 @@ def take(run: Run, name: str, source: str, wanted: dict[str, Any]) -> None:
     print(f"{name}: {weights} -> {stage.dir / 'weights.npz'}")
 
 
-def files(name: str, source: str, task: str) -> tuple[Path, Path]:
-    """The V and the weights `name` of a source."""
-    if source == SHIPPED:
-        return shipped("vae", task, "weights.npz"), shipped(name, task, "weights.npz")
-    vae = vae_path(Path(source))
-    return vae, vae if name == "vae" else memory_path(Path(source))
+def begin_with(name: str, start: str, task: str, wanted: dict[str, Any], model: keras.Model) -> None:
+    """Set a model's weights to those of another run, or that come with the project.
+
+    Args:
+        name: the section that `start` is from, such as "vae".
+        start: "shipped", or the directory of another run.
+        task: the game's name.
+        wanted: as for `take`.
+        model: V or M.
+
+    Raises:
+        UserError: there are none there, or others than are wanted.
+    """
+    _, weights = source_files(name, start, task)
+    arrays = _wanted(weights, f"{name}.start", wanted)
+    assign_weights(weights, arrays, model)
+    print(f"{name}: begins with {weights}")
+
+
+def _wanted(weights: Path, setting: str, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a weights file. Raises UserError, which names the setting, when it says something else of itself than is wanted."""
+    arrays, meta = load_arrays(weights)
+    for key, value in wanted.items():
+        if meta.get(key, value) != value:
+            raise UserError(f"{weights} has {key} {meta[key]}, this run needs {value}: take another {setting}")
+    return arrays

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import keras
 
 
+SHIPPED = "shipped"  # in the place of a run: what comes with the project
 STUDIES = "studies"  # the folder of a run that holds further C's on its V and M, see controller/results/studies.py
 
 
@@ -115,6 +116,20 @@ def vae_path(run: Path) -> Path:
 def memory_path(run: Path) -> Path:
     """A run's M: where C and M learned together, the one that C is best with; else that of the rnn stage."""
     return _own(_with_models(run), "memory.npz", "rnn")
+
+
+def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
+    """The V, and the weights `name` ("vae", or M's "rnn" or "rssm"), of a run's directory, or of what comes with the project."""
+    if source == SHIPPED:
+        vae = shipped("vae", task, "weights.npz")
+        return vae, vae if name == "vae" else shipped("rnn", task, "weights.npz")
+    vae = vae_path(Path(source))
+    return vae, vae if name == "vae" else memory_path(Path(source))
+
+
+def start_path(task: str, source: str) -> Path:
+    """The C that an evolution begins with. Raises UserError as `controller_path`."""
+    return shipped_controller(task) if source == SHIPPED else controller_path(task, Path(source), True)
 
 
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:
