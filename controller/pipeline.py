@@ -31,8 +31,8 @@ import time
 
 from controller.estimate import check_disk, describe, measure
 from controller.learn import check_actor
-from controller.rounds import figures_wanted, held_out_words, plan_rounds, write_rounds
 from controller.results.studies import OWN, SHARED, link_stages, plan_studies
+from controller.rounds import figures_wanted, held_out_words, plan_rounds, write_rounds
 from env.run.command import SHOW, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
 from env.run.errors import UserError

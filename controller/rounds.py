@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from controller.results.pictures import save_figure
 from controller.results.scores import mean_and_std
 from controller.results.tables import Table
@@ -126,7 +128,7 @@ def summary_of(number: int, run: Path, held_out: str) -> dict[str, Any]:
     for name, file in (("surprise", SURPRISE), ("skilled", f"{held_out}.json")):
         figures = _read(run / "report" / file)
         kept = ("loss", "loss_z", "recall", "precision", "false_warnings", "steps", "deaths", "open_1", "open_15", "open_50")
-        found[name] = {key: figures[key] for key in kept if key in figures} or None
+        found[name] = {key: figures[key] for key in kept if np.isfinite(figures.get(key, np.nan))} or None
     return found
 
 

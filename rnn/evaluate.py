@@ -49,7 +49,7 @@ LATE = 3  # steps
 AHEAD = (1, 5, 15, 50)  # steps of open loop
 EVERY, DREAMS, USED = 50, 16, 0.1
 ROWS_AT_ONCE = 512  # dreams of one call
-ROWS, WINDOW = 10, 100  # of the batches by which the likelihood is taken
+ROWS, WINDOW = 10, 100  # of the batches by which the likelihood is taken, at most so many rows
 
 
 def settings_of(task: Task, run: Path | None) -> Settings:
@@ -94,12 +94,13 @@ def likelihood(memory: Memory, paths: list[Path], seed: int = 0) -> dict[str, fl
     import tensorflow as tf
 
     lengths = np.array([len(read_episode(path, ("done",))["done"]) for path in paths])
-    if lengths.sum() < ROWS * WINDOW:
-        raise UserError(f"the recordings have {lengths.sum()} frames: at least {ROWS * WINDOW} are needed")
+    lanes = min(ROWS, int(lengths.sum()) // WINDOW)
+    if not lanes:
+        raise UserError(f"the recordings have {lengths.sum()} frames: at least {WINDOW} are needed")
     terms = tf.function(memory.loss_terms)
-    carried, rows = memory.blank(ROWS), []
-    for number, batch in enumerate(stream_batches(Episodes(paths, lengths), ROWS, WINDOW, np.random.default_rng(seed))):
-        noise = tf.random.stateless_normal((ROWS, WINDOW, memory.sample_noise), (seed, number))
+    carried, rows = memory.blank(lanes), []
+    for number, batch in enumerate(stream_batches(Episodes(paths, lengths), lanes, WINDOW, np.random.default_rng(seed))):
+        noise = tf.random.stateless_normal((lanes, WINDOW, memory.sample_noise), (seed, number))
         found, carried = terms(batch._replace(**{key: tf.constant(value) for key, value in batch._asdict().items()}), noise, carried)
         rows.append({key: float(value) for key, value in found.items()})
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
@@ -176,7 +177,7 @@ def open_loop(memory: Memory, episodes: list[Episode], seed: int = 0) -> dict[st
     used = variance > USED
 
     def error(guess: np.ndarray, ahead_of: int) -> float:
-        return float((np.square(guess - seen[:, ahead_of]).mean(axis=0) / variance)[used].mean())
+        return float((np.square(guess - seen[:, ahead_of]).mean(axis=0)[used] / variance[used]).mean()) if used.any() else float("nan")
 
     figures = {f"open_{k}": error(forecast[:, k - 1], k) for k in AHEAD} | {f"still_{k}": error(seen[:, 0], k) for k in AHEAD}
     return figures | {"moments": len(found), "used_dimensions": int(used.sum())}

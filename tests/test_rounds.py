@@ -1,0 +1,224 @@
+"""The iterative procedure: rounds, pooled recordings, and trainings that begin with another run's weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run_python
+
+from controller.rounds import ROUNDS, plan_rounds, rounds_table, summary_of
+from controller.train import first_mean, training_seeds
+from env.episodes import LATENTS, episode_path, read_episode, write_episode
+from env.recordings import pooled, pooled_rows, recordings
+from env.run.errors import UserError
+from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays
+from env.run.rundir import Run
+from env.run.taken import begin_with
+from env.run.weights import fingerprint, save_weights
+from env.tasks import get_task, system
+from rnn.memory import make_memory, memory_meta
+
+DOOM = get_task("doom")
+SMOKE = DOOM.scales["smoke"]
+
+
+def with_extract(settings, **values):
+    return dataclasses.replace(settings, extract=dataclasses.replace(settings.extract, **values))
+
+
+def recorded(path, settings, length=5):
+    """A run with its recordings, each of `length` frames; the pooled ones counted in its log, as controller/extract.py does."""
+    run = Run(path, settings)
+    stage = run.stage("extract")
+    stage.start()
+    rows = []
+    for index in range(settings.extract.episodes):
+        frames = np.full((length + 1, 64, 64, 3), index, np.uint8)
+        arrays = {"obs": frames, "action": np.zeros((length, 1), np.float32), "reward": np.ones(length, np.float32)}
+        write_episode(episode_path(stage.dir / "episodes", index), arrays | {"done": np.arange(length) == length - 1})
+        rows.append({"episode": index, "score": float(length), "length": length})
+    JsonlLog(stage.log, rows=rows + pooled_rows(settings, len(rows)))
+    stage.finish({})
+    run.release()
+    return path
+
+
+def test_each_round_begins_with_the_one_before():
+    plan = plan_rounds(Path("run"), SMOKE, 3)
+    assert [str(path) for path, _ in plan] == ["run", "run/rounds/2", "run/rounds/3"]
+    for (before, _), (_, its) in zip(plan, plan[1:]):
+        assert its.extract.policy == "controller" and its.extract.agent == its.extract.pool == str(before)
+        assert its.vae.source == its.rnn.start == its.controller.start == str(before) and not its.rnn.source
+        assert its.rnn.steps == SMOKE.rounds.memory_steps and its.controller.generations == SMOKE.rounds.generations
+        assert its.controller.sigma == SMOKE.rounds.sigma and its.extract.episodes == SMOKE.rounds.episodes
+    seeds = [training_seeds(its, 0) for _, its in plan]
+    assert not np.isin(seeds[0], seeds[1]).any() and not np.isin(seeds[1], seeds[2]).any(), "C meets other episodes in each round"
+
+
+def test_what_is_trained_afresh_is_trained_as_in_round_one():
+    first = dataclasses.replace(
+        SMOKE, vae=dataclasses.replace(SMOKE.vae, source="shipped"), rnn=dataclasses.replace(SMOKE.rnn, source="shipped")
+    )
+    first = dataclasses.replace(first, rounds=dataclasses.replace(first.rounds, vae="afresh", memory="afresh", controller="afresh"))
+    its = plan_rounds(Path("run"), first, 2)[1][1]
+    assert its.vae == dataclasses.replace(first.vae, source="") and its.rnn == dataclasses.replace(first.rnn, source="")
+    assert its.controller == dataclasses.replace(first.controller, es_seed=2)
+    on = dataclasses.replace(first, rounds=dataclasses.replace(first.rounds, vae="on"))
+    its = plan_rounds(Path("run"), on, 2)[1][1]
+    assert its.vae.start == "run" and its.vae.limit_steps == first.rounds.vae_steps and not its.vae.source
+
+
+def test_rounds_of_another_memory_train_that_memory():
+    settings = system(SMOKE, "rssm", "cmaes")
+    its = plan_rounds(Path("run"), settings, 2)[1][1]
+    assert its.rssm.start == "run" and its.rssm.steps == settings.rounds.memory_steps and its.rnn == settings.rnn
+
+
+def test_rounds_that_cannot_be_are_refused():
+    for count, settings, words in (
+        (1, SMOKE, "give at least 2"),
+        (2, system(SMOKE, "mdnrnn", "actor_critic"), "plays and learns in rounds by itself"),
+        (
+            2,
+            dataclasses.replace(system(SMOKE, "rssm", "cmaes"), rssm=dataclasses.replace(SMOKE.rssm, observations="pixels")),
+            "take latents",
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            plan_rounds(Path("run"), settings, count)
+
+
+def test_pooled_episodes_follow_a_runs_own(tmp_path):
+    first = recorded(tmp_path / "first", with_extract(SMOKE, episodes=3))
+    second = recorded(tmp_path / "second", with_extract(SMOKE, episodes=2, pool=str(first)), length=7)
+    settings = with_extract(SMOKE, episodes=4, pool=str(second))
+    third = recorded(tmp_path / "third", settings, length=9)
+    paths = recordings(third, settings)
+    assert [path.parents[2].name for path in paths] == ["third"] * 4 + ["second"] * 2 + ["first"] * 3
+    rows = read_jsonl(third / "extract" / "log.jsonl")
+    assert [row["episode"] for row in rows] == list(range(9))
+    assert [row["length"] for row in rows] == [len(read_episode(path)["done"]) for path in paths]
+    assert [row.get("pooled", False) for row in rows] == [False] * 4 + [True] * 5
+
+
+def test_a_pool_that_does_not_fit_is_refused(tmp_path):
+    first = recorded(tmp_path / "first", with_extract(SMOKE, episodes=2))
+    own = tmp_path / "own"
+    car = get_task("carracing").scales["smoke"]
+    frames = dataclasses.replace(SMOKE, world=dataclasses.replace(SMOKE.world, frames="original"))
+    for settings, words in (
+        (with_extract(SMOKE, pool=str(tmp_path / "none")), "no run of doom"),
+        (with_extract(car, pool=str(first)), "no run of carracing"),
+        (with_extract(frames, pool=str(first)), "world.frames plain, this run has original"),
+        (with_extract(SMOKE, pool=str(first), past_done=True), "extract.past_done False, this run has True"),
+        (with_extract(SMOKE, pool=str(own)), "leads back to itself"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pooled(own, settings)
+    (first / "extract" / "stage.json").unlink()
+    with pytest.raises(UserError, match="not finished"):
+        pooled(own, with_extract(SMOKE, pool=str(first)))
+
+
+def test_a_run_whose_pool_changed_is_refused(tmp_path):
+    first = recorded(tmp_path / "first", with_extract(SMOKE, episodes=2))
+    settings = with_extract(SMOKE, episodes=2, pool=str(first))
+    second = recorded(tmp_path / "second", settings)
+    assert Run(second, settings, lock=False).stage("extract").is_finished()
+    recorded(first, with_extract(SMOKE, episodes=3))
+    with pytest.raises(UserError, match="another pool"):
+        Run(second, settings, lock=False).stage("extract").is_finished()
+
+
+def test_m_begins_with_the_weights_of_another_run(tmp_path):
+    vae = tmp_path / "other" / "vae"
+    memory = make_memory(DOOM, SMOKE, "float32")
+    save_weights(tmp_path / "other" / "rnn" / "weights.npz", memory, memory_meta(DOOM, SMOKE))
+    save_arrays(vae / "weights.npz", {}, {})
+    fresh = make_memory(DOOM, SMOKE, "float32")
+    assert any(not np.array_equal(a, b) for a, b in zip(fresh.get_weights(), memory.get_weights()))
+    begin_with("rnn", str(tmp_path / "other"), "doom", memory_meta(DOOM, SMOKE), fresh)
+    for a, b in zip(fresh.get_weights(), memory.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match="take another rnn.start"):
+        begin_with("rnn", str(tmp_path / "other"), "doom", memory_meta(DOOM, SMOKE) | {"units": 7}, fresh)
+
+
+def test_c_begins_with_the_c_of_another_run(tmp_path):
+    assert first_mean(SMOKE, 1088) is None
+    params = np.arange(1088, dtype=np.float32)
+    save_arrays(tmp_path / "other" / "controller" / "best.npz", {"params": params}, {})
+    settings = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start=str(tmp_path / "other")))
+    np.testing.assert_array_equal(first_mean(settings, 1088), params)
+    with pytest.raises(UserError, match="has 1088 parameters, this run's has 577"):
+        first_mean(settings, 577)
+    stage = Run(tmp_path / "run", settings, lock=False).stage("controller")
+    assert stage.inputs()["start"] == fingerprint(tmp_path / "other" / "controller" / "best.npz")
+
+
+def test_weights_are_taken_or_trained_on_from_not_both():
+    for name in ("vae", "rnn"):
+        with pytest.raises(UserError, match=f"{name}.source takes weights as they are"):
+            both = dataclasses.replace(getattr(SMOKE, name), source="shipped", start="shipped")
+            dataclasses.replace(SMOKE, **{name: both}).check()
+
+
+def test_the_table_shows_what_there_is(tmp_path):
+    path = recorded(tmp_path / "run", with_extract(SMOKE, episodes=3))
+    [row] = rounds_table([summary_of(1, path, "held-out-2")]).rows
+    assert row[:6] == ["1", "3", "5", "15", "", "not run"]
+
+
+FLAGS = (
+    "--scale",
+    "smoke",
+    "--max-steps",
+    "120",
+    "--extract-episodes",
+    "5",
+    "--rnn-window",
+    "20",
+    "--rnn-steps",
+    "6",
+    "--rounds-memory-steps",
+    "4",
+)
+FLAGS += ("--controller-dream-steps", "60", "--evaluate-episodes", "2", "--rounds-held-out", "4", "--rounds-explore", "0.5")
+
+
+@pytest.mark.slow
+def test_two_rounds_in_doom(tmp_path):
+    """From random play to the table; the second round starts where the first ended, and a finished one is not made again."""
+    run = tmp_path / "run"
+    words = ("controller/pipeline.py", "doom", "--run", run, *FLAGS, "--ranks", "2", "--no-estimate", "--rounds", "2")
+    result = run_python(*words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    second = run / ROUNDS / "2"
+    assert f"begins with {run / 'rnn' / 'weights.npz'}" in result.stdout
+    assert len(list((second / "extract" / "episodes").glob("*.npz"))) == 4
+    latents = sorted((second / "encode" / "latents").glob("*.npz"))
+    assert len(latents) == 9
+    same, again = (read_episode(path, LATENTS) for path in (run / "encode" / "latents" / "000001.npz", latents[5]))
+    np.testing.assert_array_equal(same["mu"], again["mu"])
+    first, other = (read_episode(run_ / "extract" / "episodes" / "000000.npz") for run_ in (run, second))
+    assert not np.array_equal(first["obs"][0], other["obs"][0]), "another game, on a seed of its own"
+    rounds = json.loads((run / ROUNDS / "rounds.json").read_text())
+    assert [row["round"] for row in rounds] == [1, 2] and all(row["game"]["episodes"] == 2 for row in rounds)
+    assert rounds[0]["surprise"]["loss"] > 0 and rounds[1]["surprise"] is None
+    assert all(row["skilled"]["steps"] == rounds[0]["skilled"]["steps"] for row in rounds), "on the same held-out play"
+    assert (run / ROUNDS / "rounds.png").stat().st_size > 1000 and "| 2     |" in (run / ROUNDS / "rounds.md").read_text()
+    made = {path: path.stat().st_mtime_ns for path in second.rglob("*.npz")}
+    best = load_arrays(second / "controller" / "best.npz")[0]["params"]
+    shutil.rmtree(second / "controller")
+    shutil.rmtree(second / "evaluate")
+    result = run_python(*words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "round 1 of 2: finished already" in result.stdout
+    np.testing.assert_array_equal(load_arrays(second / "controller" / "best.npz")[0]["params"], best)
+    kept = {path: path.stat().st_mtime_ns for path in second.rglob("*.npz") if "controller" not in path.parts[-3:]}
+    assert all(made[path] == when for path, when in kept.items())
