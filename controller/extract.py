@@ -20,6 +20,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported; a rank has one core
 
+from collections.abc import Callable
+
 import numpy as np
 
 from env.episodes import cut_or_missing, episode_path, is_whole, read_episode, write_episode
@@ -51,13 +53,23 @@ def make_player(task: Task, settings: Settings) -> Player:
     return Exploring(agent, task, settings.extract.explore) if settings.extract.explore else agent
 
 
+def recording_seeds(settings: Settings) -> Callable[..., int]:
+    """The number of an episode of the run's own, and of a further attempt at it -> its seed. Pooled episodes come first in the count:
+    those of all rounds of a run are then different games."""
+    first = len(pooled_rows(settings, 0))
+
+    def seed(index: int, *attempt: int) -> int:
+        return episode_seed(settings.seed, Purpose.RECORDING, first + index, *attempt)
+
+    return seed
+
+
 def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:
     """Record this rank's share of the episodes `indices` into the run."""
     folder = run / "extract" / "episodes"
     extract = settings.extract
-    # Pooled episodes come first in the count of seeds: those of a run's own rounds are then all different.
-    first = len(pooled_rows(settings, 0))
-    jobs = [Job(i, 0, episode_seed(settings.seed, Purpose.RECORDING, first + i)) for i in ranks.share(indices)]
+    seed = recording_seeds(settings)
+    jobs = [Job(i, 0, seed(i)) for i in ranks.share(indices)]
     if not jobs:
         return
     attempts = dict.fromkeys(ranks.share(indices), 0)
@@ -72,7 +84,7 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
                 attempts[index] += 1
                 if attempts[index] == MOST_ATTEMPTS:
                     raise UserError(f"extract.min_frames is {extract.min_frames}, which no episode of {MOST_ATTEMPTS} reached: lower it")
-                again.append(Job(index, 0, episode_seed(settings.seed, Purpose.RECORDING, first + index, attempts[index])))
+                again.append(Job(index, 0, seed(index, attempts[index])))
                 continue
             assert result.episode is not None
             write_episode(episode_path(folder, index), result.episode)
