@@ -10,6 +10,7 @@ usage() {
 usage: bash run.sh carracing|doom|GAME.py [--scale smoke|day|paper] [--run DIR] [flags]   train and score an agent, or go on with it
                                                                                    (GAME.py: a game of your own, see README.md)
        bash run.sh carracing|doom --table [--es-seeds 1,2,3]                       a C for each row of the paper's table
+       bash run.sh carracing|doom --rounds 4                                       rounds: C plays, V, M and C learn from it, and again
        bash run.sh carracing|doom [--memory mdnrnn|rssm] [--trainer cmaes|actor_critic]   another memory, another trainer
        bash run.sh carracing|doom --help                                           every flag
        bash run.sh web carracing|doom [--run DIR]                                  a page on which to watch and play its dream

@@ -83,6 +83,7 @@ class Agent:
         # For each step: V's sample, what M takes to observe it (at the first step, to begin with it), and what the explorer takes.
         self._noise = np.zeros((slots, max_steps, sum(self._size)), np.float32)
         self._time = np.zeros(slots, np.int64)
+        self._surprise: tf.types.experimental.GenericFunction | None = None
         for rows in [slots] if explorer else steady_sizes(slots):
             self._build(rows)
             if explorer or self._is_steady():
@@ -160,6 +161,12 @@ class Agent:
         seen = memory.features(state, self._feature_names)
         y = self._explorer.sample(seen, exploring) if self._explorer else self.policy.act(params, seen)
         return state, self._actions.of_outputs(y)
+
+    def surprise(self) -> np.ndarray:
+        """How little M foresaw the frame that it was shown last, float32 [slots], see Memory.surprise; 0 at an episode's first."""
+        if self._surprise is None:
+            self._surprise = tf.function(self.memory.surprise)
+        return np.where(self._time > 1, self._surprise(self._state).numpy()[: self.slots], 0.0)
 
     @property
     def state(self) -> State:

@@ -44,8 +44,9 @@ class Simulator(NamedTuple):
 
 def real_simulator(task: Task, settings: Settings, run: Path | None, watch: Watch | None = None) -> Simulator:
     """Plays in the real world with V and M by `model_paths`."""
-    agent = make_agent(task, settings, *load_models(task, settings, run))
-    lanes = WorldLanes(Worlds.of(task, settings.world), agent, watch=watch)
+    agent, curiosity = make_agent(task, settings, *load_models(task, settings, run)), settings.controller.curiosity
+    bonus = (lambda: curiosity * agent.surprise()) if curiosity else None
+    lanes = WorldLanes(Worlds.of(task, settings.world), agent, watch=watch, bonus=bonus)
 
     def play(candidates: np.ndarray, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
         agent.set_candidates(candidates)

@@ -265,13 +265,21 @@ class WorldLanes:
         record: whether results carry their frames.
         past_done: go on to the step limit when the world says done (the original's recording of CarRacing).
         watch: shown each moment; where it answers True, the episode is broken off.
+        bonus: asked at each step, after the player saw its frames, for what is added to the scores of the slots, float [slots].
     """
 
     def __init__(
-        self, worlds: Worlds, player: Player, *, record: bool = False, past_done: bool = False, watch: Watch | None = None
+        self,
+        worlds: Worlds,
+        player: Player,
+        *,
+        record: bool = False,
+        past_done: bool = False,
+        watch: Watch | None = None,
+        bonus: Callable[[], np.ndarray] | None = None,
     ) -> None:
         self._worlds, self._player = worlds, player
-        self._record, self._past_done, self._watch = record, past_done, watch
+        self._record, self._past_done, self._watch, self._bonus = record, past_done, watch, bonus
         self._slots: dict[int, _Slot] = {}
         self._seen: np.ndarray | None = None
 
@@ -294,7 +302,9 @@ class WorldLanes:
     def advance(self) -> Iterator[Result]:
         assert self._seen is not None
         actions = self._player.act(self._seen)
+        bonus = self._bonus() if self._bonus else np.zeros(self._player.slots)
         for number, slot in sorted(self._slots.items()):
+            slot.score += float(bonus[number])
             over = bool(self._watch and self._watch(slot.moment(actions[number])))
             try:
                 over = over or slot.step(actions[number], self._past_done)

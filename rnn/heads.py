@@ -79,6 +79,10 @@ class OneHot:
         """KL(self || other) in nats, summed over the groups: [...]."""
         return tf.reduce_sum(self.probs * (self.log_probs - other.log_probs), axis=(-2, -1))
 
+    def surprise(self, s: tf.Tensor) -> tf.Tensor:
+        """Minus the log probability of one-hot values s [..., groups * classes], in nats: [...]."""
+        return -tf.reduce_sum(tf.reshape(s, tf.shape(self.log_probs)) * self.log_probs, axis=(-2, -1))
+
     def stopped(self) -> OneHot:
         """The same, through which no gradient goes."""
         twin = object.__new__(OneHot)

@@ -104,6 +104,10 @@ class Memory(Protocol):
     def latent(self, state: State) -> tf.Tensor:
         """The z that V decodes to a picture of the state, float32 [B, z_size]."""
 
+    def surprise(self, state: State) -> tf.Tensor:
+        """How little M foresaw what the world showed last: minus the logarithm of what it held for likely before, of a state that
+        `observe` gave, float32 [B]. In nats a dimension of z, as the loss of the paper's M; for an RSSM, in nats."""
+
     def blank(self, rows: int) -> Any:
         """What is carried from batch to batch of a stream (`loss_terms`), before there was any: a nest of tensors [rows, ...]."""
 

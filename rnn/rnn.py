@@ -148,6 +148,10 @@ class MDNRNN(keras.Model):
         """The present z, float32 [B, z_size]."""
         return state.z
 
+    def surprise(self, state: State) -> tf.Tensor:
+        """See Memory.surprise: of z, given the h that M had of all before it."""
+        return -tf.reduce_mean(log_prob(self._output(state.h)[0], self.mixtures, state.z), axis=-1)
+
     def blank(self, rows: int) -> Carried:
         """h = c = 0, each float32 [rows, units]."""
         return (tf.zeros((rows, self.units)), tf.zeros((rows, self.units)))

@@ -148,6 +148,10 @@ class RSSM(keras.Model):
     def _distribution(self, logits: tf.Tensor, temperature: float | tf.Tensor = 1.0) -> OneHot:
         return distribution(logits, self.groups, self.settings.unimix, temperature)
 
+    def surprise(self, state: State) -> tf.Tensor:
+        """See Memory.surprise: of s, by the prior."""
+        return self._distribution(self.prior(state.h)).surprise(state.s)
+
     # What others see of a state.
 
     @staticmethod

@@ -51,16 +51,17 @@ def test_paper_scale_is_the_papers():
     program does)."""
     racing, doom = (get_task(name).scales["paper"] for name in ("carracing", "doom"))
     assert (racing.world.max_steps, doom.world.max_steps) == (1000, 2100)
-    assert racing.extract == Extract(10000, "random", "", 0.0, 1, True)
-    assert doom.extract == Extract(10000, "hold", "", 0.0, 101, False)
+    assert racing.extract == Extract(10000, "random", "", 0.0, "", 1, True)
+    assert doom.extract == Extract(10000, "hold", "", 0.0, "", 101, False)
     for settings, z_size in ((racing, 32), (doom, 64)):
-        assert settings.vae == Vae("", z_size, 0.5, 1e-4, 100, 10, 0, "float32")
+        assert settings.vae == Vae("", "", z_size, 0.5, 1e-4, 100, 10, 0, "float32")
         c = settings.controller
         assert (c.population, c.episodes, c.seed_groups, c.sigma, c.l2, c.hidden) == (64, 16, 32, 0.1, 0.01, 0)
         assert (c.generations, c.eval_every, c.eval_episodes) == (1800, 25, 1024)
+        assert (c.start, c.curiosity) == ("", 0.0)
         assert (settings.evaluate.episodes, settings.evaluate.render) == (100, "official")
-    assert racing.rnn == Rnn("", 256, 5, 1e-3, 1.0, 100, "episodes", 0, False, 10.0, 1e-5, 1.0, 4000, "float32")
-    assert doom.rnn == Rnn("", 512, 5, 1e-3, 1.0, 100, "stream", 500, True, 10.0, 1e-5, 0.99999, 24400, "float32")
+    assert racing.rnn == Rnn("", "", 256, 5, 1e-3, 1.0, 100, "episodes", 0, False, 10.0, 1e-5, 1.0, 4000, "float32")
+    assert doom.rnn == Rnn("", "", 512, 5, 1e-3, 1.0, 100, "stream", 500, True, 10.0, 1e-5, 0.99999, 24400, "float32")
     assert (racing.controller.world, racing.controller.features, racing.controller.bias) == ("real", "zh", True)
     c = doom.controller
     assert (c.world, c.features, c.bias, c.temperature, c.dream_steps) == ("dream", "zch", False, 1.15, 2100)

@@ -21,7 +21,7 @@ SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
-EVOLUTIONS = ("population", "episodes", "sharing", "start", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
+EVOLUTIONS = ("population", "episodes", "sharing", "start", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -164,6 +164,11 @@ class Controller:
     start: str = setting("", "whose C CMA-ES begins with: shipped, or the directory of another run; empty for zeros, as in the paper")
     sigma: float = setting(0.1, "initial step size sigma0 of CMA-ES", low=1e-12)
     l2: float = setting(0.01, "weight decay: the fitness loses l2 * mean(w^2)", low=0)
+    curiosity: float = setting(
+        0.0,
+        "reward for each step in the real world, times M's loss at it: C looks for what M does not know yet, or, below 0, keeps "
+        "to what it knows (paper 5); scores count it in, those of evaluate do not",
+    )
     generations: int = setting(1800, "generations to evolve", low=1, resumable=True)
     es_seed: int = setting(
         0,
@@ -357,6 +362,8 @@ class Settings:
             raise UserError("rnn.window is 0, but sequences of a stream have no end of their own: give a window, such as 500")
         if self.rnn.window == 1:
             raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
+        if self.controller.curiosity and self.controller.world == "dream":
+            raise UserError("controller.curiosity is for the real world: in its own dream nothing surprises M; take 0, or world real")
         if self.memory == "rssm" and self.controller.features not in ("z", "zh"):
             raise UserError(f"controller.features is {self.controller.features}, but an RSSM has no c: take z (its stochastic state) or zh")
         if self.rssm.capacity < self.rssm.window:
