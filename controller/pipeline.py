@@ -32,7 +32,7 @@ import time
 from controller.estimate import check_disk, describe, measure
 from controller.learn import check_actor
 from controller.results.studies import OWN, SHARED, link_stages, plan_studies
-from controller.rounds import figures_wanted, held_out_words, plan_rounds, write_rounds
+from controller.rounds import figures_wanted, held_out_run, plan_rounds, write_rounds
 from env.run.command import SHOW, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
 from env.run.errors import UserError
@@ -194,8 +194,9 @@ def run_rounds(task: Task, plan: list[tuple[Path, Settings]], ranks: int, estima
         for name in (*waiting, "report"):
             run_stage(name, task.word, path, ranks_of(name, settings, ranks), settings.trainer)
     root = Path(__file__).resolve().parents[1]
-    held_out, words = held_out_words(task, plan)
-    must_run([*mpirun(ranks), sys.executable, str(root / COMMANDS["extract"]), *words], ranks)
+    held_out, its = held_out_run(plan)
+    if waiting_stages(held_out, its, ["extract"]):
+        run_stage("extract", task.word, held_out, ranks, its.trainer)
     for run, recordings, target in figures_wanted(task, plan, held_out):
         words = [task.word, "--run", str(run), "--recordings", str(recordings), "--json", str(target)]
         words += ["--episodes", str(plan[0][1].rounds.held_out)]

@@ -28,6 +28,7 @@ from env.tasks import Task
 
 ROUNDS = "rounds"
 HELD_OUT = "held-out"
+HELD_OUT_SEED = 1_000_000  # added to the run's
 SURPRISE = "surprise.json"  # figures of a round's M on the next round's recordings
 
 
@@ -81,15 +82,11 @@ def next_round(number: int, before: Path, its: Settings, first: Settings) -> Set
     return replace(first, extract=played, vae=vae, controller=c, **{first.memory_section: memory})
 
 
-def held_out_words(task: Task, plan: list[tuple[Path, Settings]]) -> tuple[Path, list[str]]:
-    """Where the held-out episodes go, and the flags of controller/extract.py that record them: whole games of the last C, without
-    exploration, on seeds of their own."""
-    (run, first), last = plan[0], plan[-1][0]
-    folder = run / ROUNDS / f"{HELD_OUT}-{len(plan)}"
-    words = [task.word, "--run", str(folder), "--scale", first.scale, "--memory", first.memory, "--policy", "controller"]
-    words += ["--agent", str(last), "--episodes", str(first.rounds.held_out), "--min-frames", "1", "--seed", str(first.seed + 1000)]
-    words += ["--max-steps", str(first.world.max_steps), "--render", first.world.render, "--frames", first.world.frames]
-    return folder, [*words, "--past-done", "yes" if first.extract.past_done else "no"]
+def held_out_run(plan: list[tuple[Path, Settings]]) -> tuple[Path, Settings]:
+    """The run that holds the held-out episodes: whole games of the last C, without exploration, on seeds of their own."""
+    (run, first), (last, its) = plan[0], plan[-1]
+    extract = replace(its.extract, episodes=first.rounds.held_out, agent=str(last), explore=0.0, pool="")
+    return run / ROUNDS / f"{HELD_OUT}-{len(plan)}", replace(its, seed=first.seed + HELD_OUT_SEED, extract=extract)
 
 
 def figures_wanted(task: Task, plan: list[tuple[Path, Settings]], held_out: Path) -> list[tuple[Path, Path, Path]]:

@@ -95,9 +95,10 @@ class Evolution:
         self.folder = run.path / "controller"
         c = self.settings.controller
         self.generation = 0
-        self.es = ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed, first_mean(self.settings, size))
         self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
         latest = self.checkpoints.latest()
+        start = None if latest else first_mean(self.settings, size)
+        self.es = ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed, start)
         if latest:
             self.es.restore(latest.arrays)
             self.generation = latest.number

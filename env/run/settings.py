@@ -403,9 +403,8 @@ class Settings:
             raise UserError(
                 f"extract.min_frames is {self.extract.min_frames}: no episode is longer than world.max_steps, {self.world.max_steps}"
             )
-        if self.extract.pool:
-            return  # how much there is to learn from, is known when it is there
-        frames = self.extract.episodes * self.world.max_steps
+        # How much is pooled is known when it is there.
+        frames = float("inf") if self.extract.pool else self.extract.episodes * self.world.max_steps
         if self.vae.batch > frames:
             raise UserError(f"vae.batch is {self.vae.batch}, but extract.episodes x world.max_steps are {frames} frames at most: lower it")
         if self.memory == "rssm" or self.trainer == "actor_critic":
@@ -427,7 +426,7 @@ class Settings:
             raise UserError(f"rnn.window is {self.rnn.window}: no episode is longer than world.max_steps, {self.world.max_steps}")
         if not self.rnn.window and not self.extract.past_done:
             raise UserError("rnn.window is 0 (whole episodes), which needs episodes of one length: give a window or extract.past_done")
-        if self.rnn.batch > self.extract.episodes:
+        if self.rnn.batch > self.extract.episodes and not self.extract.pool:
             raise UserError(f"rnn.batch is {self.rnn.batch}: it must be at most extract.episodes, {self.extract.episodes}")
 
 

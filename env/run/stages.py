@@ -106,8 +106,9 @@ class Stage:
         if section is None or not section.start:
             return {}
         if self.name == "controller":
-            return {"start": fingerprint(start_path(task, section.start))}
-        path = source_files(self.name, section.start, task)[1]
+            path = start_path(task, section.start)
+        else:
+            path = source_files(self.name, section.start, task)[1]
         return {"start": fingerprint(path) if path.exists() else None}
 
     def _read(self) -> dict[str, Any]:

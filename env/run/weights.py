@@ -128,8 +128,8 @@ def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
 
 
 def start_path(task: str, source: str) -> Path:
-    """The C that an evolution begins with. Raises UserError as `controller_path`."""
-    return shipped_controller(task) if source == SHIPPED else controller_path(task, Path(source), True)
+    """The C that an evolution begins with: the best of a run, or the one that comes with the project."""
+    return shipped_controller(task) if source == SHIPPED else Path(source) / "controller" / "best.npz"
 
 
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:
