@@ -39,7 +39,7 @@ from env.run.command import parser, resolve, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.files import write_atomic
-from env.run.rundir import runs_folder, saved_settings
+from env.run.rundir import runs_folder, saved_settings, study_folders
 from env.run.settings import Settings, load_settings
 from env.run.weights import comes_along, controller_path, fingerprint, is_shipped, memory_path, shipped_controller, shipped_run
 from env.tasks import Task
@@ -111,6 +111,9 @@ def played_games(task: Task, player: Player) -> list[Episode]:
     if player.agent is None:
         assert player.run is not None
         folder = player.run / "extract" / "episodes"
+        studies = next(study_folders(player.run), None)
+        if studies is not None and not folder.exists():
+            raise UserError(f"{player.run} has no C and no recordings of its own: give one of its studies, such as --run {studies}")
         paths = [episode_path(folder, number) for number in range(min(GAMES, settings.extract.episodes))]
         return [read_episode(path) for path in paths]
     worlds = Worlds.of(task, settings.world)

@@ -183,3 +183,9 @@ def test_a_c_of_the_shipped_table_is_not_scored_on_another_m(tmp_path):
     result = run_python("controller/evaluate.py", "doom", "--weights", best, "--json", tmp_path / "scores.json")
     assert result.returncode == 2 and f"--run {STUDIES[0].relative_to(ROOT)}" in result.stderr
     assert not (tmp_path / "scores.json").exists()
+
+
+def test_a_page_of_the_shipped_tables_run_itself_names_a_study(tmp_path):
+    result = run_python("controller/web.py", "doom", "--run", TABLE, "--out", tmp_path / "page.html")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert f"--run {STUDIES[0].relative_to(ROOT)}" in result.stderr or f"--run {STUDIES[0]}" in result.stderr
