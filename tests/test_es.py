@@ -31,6 +31,13 @@ def test_step_size_control_is_csa_at_the_controllers_size():
     np.testing.assert_array_equal(es.mean, np.zeros(867))
 
 
+def test_it_begins_where_it_is_told_to():
+    start = np.linspace(-1, 1, 5)
+    es = ES(5, 8, 0.01, 0.0, seed=1, start=start)
+    np.testing.assert_array_equal(es.mean, start)
+    assert np.abs(es.ask() - start).max() < 0.1
+
+
 def test_it_maximises():
     es = ES(5, 16, 0.1, 0.0, seed=1)
     evolve(es, 60)

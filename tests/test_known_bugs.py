@@ -34,6 +34,7 @@ SEEDS = "tests/test_train.py"
 FAULTS = "tests/test_faults.py::test_"
 STATE = "tests/test_es.py::test_a_saved_state_goes_on_as_if_nothing_happened"
 RSSM = "tests/test_rssm.py::test_"
+ROUNDS = "tests/test_rounds.py::test_"
 ACTOR = "tests/test_actor_critic.py::test_"
 PAPER = "tests/test_settings.py::test_paper_scale_is_the_papers"
 STALE = "tests/test_shipped.py::test_shipped_scores_are_consistent"
@@ -370,6 +371,41 @@ BUGS = [
         "slow.assign_add(self.options.slow_rate",
         "slow.assign_add(0.0 * self.options.slow_rate",
         f"{ACTOR}the_slow_critic_follows",
+    ),
+    Bug(
+        "later rounds record the games of the first",
+        "controller/extract.py",
+        "first + index, *attempt",
+        "index, *attempt",
+        f"{ROUNDS}pooled_episodes_follow_a_runs_own",
+    ),
+    Bug(
+        "later rounds try the candidates of the first",
+        "controller/rounds.py",
+        "es_seed=first.controller.es_seed + number",
+        "es_seed=first.controller.es_seed",
+        f"{ROUNDS}each_round_begins_with_the_one_before",
+    ),
+    Bug(
+        "latents are taken over from another episode",
+        "vae/encode.py",
+        "index = number - settings.extract.episodes",
+        "index = number - 1",
+        f"{ROUNDS}latents_of_the_same_v_are_taken_over_and_of_another_are_not",
+    ),
+    Bug(
+        "curiosity shuns what M does not know",
+        "controller/simulate.py",
+        "curiosity * agent.surprise()",
+        "-curiosity * agent.surprise()",
+        "tests/test_simulate.py::test_curiosity_pays_for_what_m_did_not_foresee",
+    ),
+    Bug(
+        "an evolution that goes on begins at zero",
+        "controller/es.py",
+        "np.zeros(size) if start is None else",
+        "np.zeros(size) if size else",
+        "tests/test_es.py::test_it_begins_where_it_is_told_to",
     ),
 ]
 

@@ -23,6 +23,7 @@ from env.run.taken import begin_with
 from env.run.weights import fingerprint, save_weights
 from env.tasks import get_task, system
 from rnn.memory import make_memory, memory_meta
+from vae.encode import known_latents
 
 DOOM = get_task("doom")
 SMOKE = DOOM.scales["smoke"]
@@ -137,6 +138,30 @@ def test_a_run_whose_pool_changed_is_refused(tmp_path):
     recorded(first, with_extract(SMOKE, episodes=3))
     with pytest.raises(UserError, match="another pool"):
         Run(second, settings, lock=False).stage("extract").is_finished()
+
+
+def test_latents_of_the_same_v_are_taken_over_and_of_another_are_not(tmp_path):
+    first = recorded(tmp_path / "first", with_extract(SMOKE, episodes=3))
+    settings = with_extract(SMOKE, episodes=2, pool=str(first))
+    second = recorded(tmp_path / "second", settings)
+    for index in range(3):
+        arrays = {"mu": np.full((6, 64), index, np.float16), "logvar": np.zeros((6, 64), np.float16), "action": np.zeros((5, 1), np.float32)}
+        arrays |= {"reward": np.ones(5, np.float32), "done": np.arange(5) == 4}
+        write_episode(episode_path(first / "encode" / "latents", index), arrays)
+
+    def with_v(path, its, content):
+        stage = Run(path, its, lock=False).stage("vae")
+        stage.start()
+        (path / "vae" / "weights.npz").write_bytes(content)
+        stage.finish({})
+
+    with_v(first, with_extract(SMOKE, episodes=3), b"one")
+    with_v(second, settings, b"one")
+    run = Run(second, settings, lock=False)
+    assert known_latents(run, 0) is None and known_latents(run, 1) is None, "its own"
+    assert [known_latents(run, number)["mu"][0, 0] for number in (2, 3, 4)] == [0, 1, 2]
+    with_v(second, settings, b"other")
+    assert known_latents(run, 3) is None
 
 
 def test_m_begins_with_the_weights_of_another_run(tmp_path):
