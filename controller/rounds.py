@@ -23,10 +23,9 @@ from controller.results.tables import Table
 from env.run.errors import UserError
 from env.run.files import read_json, read_jsonl, write_atomic, write_json
 from env.run.settings import Settings
-from env.run.weights import fingerprints, model_paths
+from env.run.weights import ROUNDS, fingerprints, model_paths
 from env.tasks import Task
 
-ROUNDS = "rounds"
 HELD_OUT = "held-out"
 HELD_OUT_SEED = 1_000_000  # added to the run's
 SURPRISE = "surprise.json"  # figures of a round's M on the next round's recordings

@@ -1,11 +1,12 @@
 """Copy a run's trained agent to where the project ships it, small, with the logs that show how it was made.
 
     python controller/ship.py carracing --run runs/carracing-day
+    python controller/ship.py doom --run runs/doom/rounds/2 --to controller/shipped/doom/table/rounds/2
 
 Writes vae/shipped/TASK, rnn/shipped/TASK and controller/shipped/TASK: weights, the trainings' logs and pictures, initial.npz (first
 frames, from which dreams start), settings.json, and the C's of the run's studies in controller/shipped/TASK/rows; a run with another
-memory or trainer than the paper's goes to controller/shipped/TASK/systems/MEMORY-TRAINER, laid out as a run. V and M are kept in half
-precision: score the agents again after shipping them, as this command then says.
+memory or trainer than the paper's goes to controller/shipped/TASK/systems/MEMORY-TRAINER, laid out as a run, and so does any run to the
+directory --to. V and M are kept in half precision: score the agents again after shipping them, as this command then says.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import os
 import shutil
 
 import numpy as np
@@ -27,7 +29,7 @@ from env.run.files import REPOSITORY, copy_log, load_arrays, save_arrays, write_
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_run
+from env.run.weights import ROUNDS, fingerprint, fingerprints, model_paths, shipped, shipped_run, vae_path
 from env.tasks import Task
 
 # Pictures of a report that are shipped: floor, name there, name here.
@@ -56,12 +58,14 @@ def copy_weights(source: Path, target: Path, smaller: bool) -> None:
 
 
 def main() -> None:
-    parsed = parser(__doc__ or "", "ship").parse_args()
+    new = parser(__doc__ or "", "ship")
+    new.add_argument("--to", type=Path, metavar="DIR", help="copy M, C, logs and settings there, and V if it is not found from there")
+    parsed = new.parse_args()
     task, run, settings = resolve(parsed, "ship")
     if not (run / "report" / "report.md").exists():
         raise UserError(f"{run} has no report yet: run 'bash run.sh {task.word} --run {run}' to its end first")
-    if not settings.is_papers:
-        ship_system(task, run, settings)
+    if parsed.to or not settings.is_papers:
+        lay_out(task, run, settings, parsed.to or shipped_run(task.name, settings.memory, settings.trainer))
         return
     copy_weights(run / "vae" / "weights.npz", shipped("vae", task.name, "weights.npz"), True)
     copy_weights(run / "rnn" / "weights.npz", shipped("rnn", task.name, "weights.npz"), True)
@@ -81,17 +85,16 @@ def main() -> None:
         print(f"python controller/evaluate.py {task.name} --weights {best} --json {best.with_name('scores.json')}")
 
 
-def ship_system(task: Task, run: Path, settings: Settings) -> None:
-    """Copy the agent of a run with another memory or trainer than the paper's, laid out as a run; its V only if it is not the one that
-    comes with the project."""
-    target = shipped_run(task.name, settings.memory, settings.trainer)
-    models, projects = model_paths(task.name, run), shipped("vae", task.name, "weights.npz")
-    own_vae = not projects.exists() or fingerprint(models.vae) != fingerprint(projects)
+def lay_out(task: Task, run: Path, settings: Settings, target: Path) -> None:
+    """Copy the agent of a run, laid out as a run; its V only if it is not the one that is found from there: the one that comes with the
+    project, or, for a later round, that of its run."""
+    models, a_round = model_paths(task.name, run), target.parent.name == ROUNDS
+    known = vae_path(target.parents[1]) if a_round else shipped("vae", task.name, "weights.npz")
+    own_vae = not known.exists() or fingerprint(models.vae) != fingerprint(known)
     params, meta = load_arrays(run / "controller" / "best.npz")
     shutil.rmtree(target, ignore_errors=True)
-    if own_vae:
-        for path in (models.vae, models.initial):
-            copy_weights(path, target / path.relative_to(run), True)
+    for path in (*([models.vae] if own_vae else []), *([models.initial] if own_vae or a_round else [])):
+        copy_weights(path, target / path.relative_to(run), True)
     copy_weights(models.rnn, target / models.rnn.relative_to(run), True)
     # C's numbers stay; what it says of the V and M that it learned with are their rounded ones.
     made_with = {"made_with": fingerprints(model_paths(task.name, target))} if "made_with" in meta else {}
@@ -101,7 +104,7 @@ def ship_system(task: Task, run: Path, settings: Settings) -> None:
             (target / log).parent.mkdir(parents=True, exist_ok=True)
             copy_log(run / log, target / log)
     write_json(target / "settings.json", settings.to_dict())
-    folder = target.relative_to(REPOSITORY)
+    folder = Path(os.path.relpath(target.resolve(), REPOSITORY))
     (target / "evaluate").mkdir(exist_ok=True)
     print("M is rounded now; to score it:")
     print(f"python controller/evaluate.py {task.name} --run {folder} --json {folder / 'evaluate' / 'scores.json'}")

@@ -36,7 +36,7 @@ from env.run.files import write_json
 from env.run.flags import OneLineParser
 from env.run.rundir import Run, saved_settings
 from env.run.settings import Settings
-from env.run.weights import fingerprints, model_paths
+from env.run.weights import fingerprints, model_paths, vae_path
 from env.tasks import Task, get_task
 from rnn.sequences import Episodes, stream_batches
 from vae.encode import encode_episode, make_encoder
@@ -60,8 +60,8 @@ def settings_of(task: Task, run: Path | None) -> Settings:
     """
     if run is None:
         return task.scales["paper"]
-    for part in ("vae", "rnn"):
-        if not (run / part / "weights.npz").exists():
+    for part, path in (("vae", vae_path(run)), ("rnn", run / "rnn" / "weights.npz")):
+        if not path.exists():
             raise UserError(f"{run} has no {part}/weights.npz: give a run that trained V and M, or leave --run out")
     return recorded_settings(task, run)
 

@@ -145,8 +145,8 @@ def test_latents_of_the_same_v_are_taken_over_and_of_another_are_not(tmp_path):
     settings = with_extract(SMOKE, episodes=2, pool=str(first))
     second = recorded(tmp_path / "second", settings)
     for index in range(3):
-        arrays = {"mu": np.full((6, 64), index, np.float16), "logvar": np.zeros((6, 64), np.float16), "action": np.zeros((5, 1), np.float32)}
-        arrays |= {"reward": np.ones(5, np.float32), "done": np.arange(5) == 4}
+        arrays = {"mu": np.full((6, 64), index, np.float16), "logvar": np.zeros((6, 64), np.float16)}
+        arrays |= {"action": np.zeros((5, 1), np.float32), "reward": np.ones(5, np.float32), "done": np.arange(5) == 4}
         write_episode(episode_path(first / "encode" / "latents", index), arrays)
 
     def with_v(path, its, content):

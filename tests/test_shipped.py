@@ -131,7 +131,7 @@ STUDIES = sorted((TABLE / "studies").glob("*"))
 
 
 def test_the_shipped_tables_files_are_small_and_no_pickles():
-    assert sum(file.stat().st_size for file in TABLE.rglob("*") if file.is_file()) < 12e6
+    assert sum(file.stat().st_size for file in TABLE.rglob("*") if file.is_file()) < 18e6
     assert not [path for path in TABLE.rglob("*") if path.is_symlink()], "a wheel would hold what they lead to, once for each"
     for floor in ("vae", "rnn"):
         arrays, meta = load_arrays(TABLE / floor / "weights.npz")
@@ -152,6 +152,31 @@ def test_each_c_of_the_shipped_table_is_the_best_of_its_scorings_and_has_scores_
     assert scores["fingerprints"] == fingerprints(model_paths("doom", path)) | {"controller": fingerprint(path / "controller" / "best.npz")}
     assert scores["fingerprints"]["rnn"] == fingerprint(TABLE / "rnn" / "weights.npz"), "on the table's own M"
     assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
+
+
+ROUNDS = sorted(TABLE.glob("rounds/[0-9]*"))
+
+
+@pytest.mark.parametrize("path", ROUNDS, ids=lambda path: f"round-{path.name}")
+def test_a_shipped_rounds_scores_are_its_own(path):
+    settings, scores = load_settings(path / "settings.json"), json.loads((path / "evaluate" / "scores.json").read_text())
+    models = model_paths("doom", path)
+    assert models.vae == (TABLE / "vae" / "weights.npz").resolve() and models.rnn == path / "rnn" / "weights.npz"
+    assert scores["fingerprints"] == fingerprints(models) | {"controller": fingerprint(path / "controller" / "best.npz")}
+    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) >= 100
+    assert settings.rnn.start and settings.extract.pool, "a later round"
+    assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in (ROOT / "controller" / "README.md").read_text()
+
+
+def test_a_later_round_without_a_v_takes_its_runs(tmp_path):
+    run, later = tmp_path / "run", tmp_path / "run" / "rounds" / "2"
+    for file in (run / "vae", run / "rnn", later / "rnn"):
+        file.mkdir(parents=True)
+        (file / "weights.npz").write_bytes(b"x")
+    assert model_paths("doom", later) == (run / "vae" / "weights.npz", later / "rnn" / "weights.npz", later / "encode" / "initial.npz")
+    (later / "vae").mkdir()
+    (later / "vae" / "weights.npz").write_bytes(b"y")
+    assert model_paths("doom", later).vae == later / "vae" / "weights.npz"
 
 
 def test_a_study_without_v_and_m_takes_its_runs(tmp_path):

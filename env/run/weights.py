@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 SHIPPED = "shipped"  # in the place of a run: what comes with the project
+ROUNDS = "rounds"  # the folder of a run that holds its later rounds, see controller/rounds.py
 STUDIES = "studies"  # the folder of a run that holds further C's on its V and M, see controller/results/studies.py
 
 
@@ -109,8 +110,10 @@ def _with_models(run: Path) -> Path:
 
 
 def vae_path(run: Path) -> Path:
-    """A run's V: where it learned with M, the one of that M; else that of the vae stage."""
-    return _own(_with_models(run), "vae.npz", "vae")
+    """A run's V: where it learned with M, the one of that M; else that of the vae stage. A later round of a run that has none itself
+    takes that run's."""
+    own, path = _own(_with_models(run), "vae.npz", "vae"), run.resolve()
+    return vae_path(path.parents[1]) if path.parent.name == ROUNDS and not own.exists() else own
 
 
 def memory_path(run: Path) -> Path:
