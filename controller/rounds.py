@@ -68,6 +68,7 @@ def next_round(number: int, before: Path, its: Settings, first: Settings) -> Set
     )
     vae = {
         "keep": replace(first.vae, source=path, start=""),
+        # As many passes over the episodes as the steps take.
         "on": replace(first.vae, source="", start=path, limit_steps=rounds.vae_steps, epochs=max(first.vae.epochs, 1000)),
         "afresh": replace(first.vae, source="", start=""),
     }[rounds.vae]

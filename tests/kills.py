@@ -1,10 +1,12 @@
 """SIGKILL at random moments of every stage, and whether the same command then comes to the same end.
 
     python tests/kills.py --json tests/benches/kills.json
+    python tests/kills.py --rounds --json tests/benches/kills_rounds.json
 
 Each stage of a small CarRacing run is made once without interruption; then again, killed so many times at random moments, from its start to
 its end: one rank, or the launcher with all of them. Compared are the stage's results, to the bit: recorded episodes, weights, the
-logs but for times, C's best solution, every return of a scoring.
+logs but for times, C's best solution, every return of a scoring. With --rounds it is run.sh's two rounds of Doom, killed in each stage of
+the second one, with all its processes.
 """
 
 from __future__ import annotations
@@ -133,12 +135,60 @@ def campaign(stage: str, whole: Path, rng: np.random.Generator) -> dict[str, Any
     return {"kills": kills, "seconds": round(seconds, 1), "moments": moments, "begun_anew": ended, "equal": equal}
 
 
+ROUNDS = ["doom", "--scale", "smoke", "--max-steps", "120", "--extract-episodes", "5", "--rnn-window", "20", "--controller-dream-steps", "60"]
+ROUNDS += ["--evaluate-episodes", "4", "--rounds-explore", "0.5", "--rounds-memory-steps", "60", "--rounds-generations", "6", "--rounds", "2"]
+
+
+def rounds_campaign(run: Path, rng: np.random.Generator) -> dict[str, Any]:
+    """Two rounds without interruption; then the second one once more, killed in each of its stages."""
+    words = [sys.executable, str(REPOSITORY / "controller/pipeline.py"), *ROUNDS, "--run", str(run), "--ranks", "2", "--no-estimate"]
+
+    def go_on() -> subprocess.Popen:
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def to_the_end() -> None:
+        if go_on().wait():
+            raise RuntimeError("the rounds do not go on")
+
+    to_the_end()
+    second, whole = run / "rounds" / "2", {}
+    for stage in STAGES:
+        whole[stage] = result(stage, second)
+    shutil.rmtree(run / "rounds")
+    moments: dict[str, float] = {}
+    for stage in STAGES:
+        child = go_on()
+        while not (second / stage / "stage.json").exists():
+            time.sleep(0.05)
+            if child.poll() is not None:
+                raise RuntimeError(f"it ended before {stage}")
+        moments[stage] = round(float(rng.uniform(0.0, 3.0)), 2)
+        time.sleep(moments[stage])
+        child_pids = subprocess.run(["pgrep", "-f", f"--run {run}"], capture_output=True, text=True, check=False).stdout.split()
+        for pid in (child.pid, *map(int, child_pids)):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        child.wait()
+    to_the_end()
+    return {"moments": moments, "equal": {stage: same(whole[stage], result(stage, second)) for stage in STAGES}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write what came of it")
+    parser.add_argument("--rounds", action="store_true", help="kill the second of two rounds instead")
     parsed = parser.parse_args()
     rng, found = np.random.default_rng(parsed.seed), {}
+    if parsed.rounds:
+        with tempfile.TemporaryDirectory() as folder:
+            found = rounds_campaign(Path(folder) / "run", rng)
+        print(found)
+        if parsed.json:
+            write_json(parsed.json, {"seed": parsed.seed, "rounds": found})
+        return
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "run"
         for stage, (_, _, kills, _) in STAGES.items():
