@@ -164,7 +164,7 @@ def rounds_campaign(run: Path, rng: np.random.Generator) -> dict[str, Any]:
                 raise RuntimeError(f"it ended before {stage}")
         moments[stage] = round(float(rng.uniform(0.0, 3.0)), 2)
         time.sleep(moments[stage])
-        child_pids = subprocess.run(["pgrep", "-f", f"--run {run}"], capture_output=True, text=True, check=False).stdout.split()
+        child_pids = subprocess.run(["pgrep", "-f", f"python.*--run {run}"], capture_output=True, text=True, check=False).stdout.split()
         for pid in (child.pid, *map(int, child_pids)):
             try:
                 os.kill(pid, signal.SIGKILL)
