@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from env.recordings import pooled_rows
+from env.recordings import pooled_frames
 from env.run.command import duration, parser, resolve, run_command
 from env.run.compute import available_cores, limit_threads, start_tensorflow
 from env.run.errors import UserError
@@ -184,7 +184,7 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
     usual = task.played_steps if settings.extract.policy == "controller" else task.recorded_steps
     m, recorded = settings.of_memory, min(usual or settings.world.max_steps, settings.world.max_steps)
     frames = settings.extract.episodes * recorded
-    others = sum(row["length"] for row in pooled_rows(settings, 0))
+    others = pooled_frames(settings)
     vae_frames = (frames + others) * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
@@ -247,7 +247,7 @@ def disk_bytes(task: Task, settings: Settings, run: Path, waiting: Sequence[str]
         missing = settings.extract.episodes - len(list(folders[name].glob("*.npz")))
         whole += max(0, missing) * an_episode * a_frame[name]
     if "encode" in waiting:
-        whole += sum(row["length"] for row in pooled_rows(settings, 0)) * a_frame["encode"]
+        whole += pooled_frames(settings) * a_frame["encode"]
     return whole + CHECKPOINTS * bool({"vae", "rnn", "controller"} & set(waiting))
 
 

@@ -13,14 +13,17 @@ from env.run.settings import Settings
 from env.run.stages import Stage
 
 
-def recordings(run: Path, settings: Settings) -> list[Path]:
+def recordings(run: Path, settings: Settings, seen: tuple[Path, ...] = ()) -> list[Path]:
     """The files of a run's recorded episodes, its own first, then those that it has pooled, as its log counts them.
+
+    Args:
+        run, settings, seen: as `pooled`.
 
     Raises:
         UserError: as `pooled`.
     """
     own = [episode_path(run / "extract" / "episodes", index) for index in range(settings.extract.episodes)]
-    return own + pooled(run, settings)
+    return own + pooled(run, settings, seen)
 
 
 def pooled(run: Path, settings: Settings, seen: tuple[Path, ...] = ()) -> list[Path]:
@@ -52,8 +55,7 @@ def pooled(run: Path, settings: Settings, seen: tuple[Path, ...] = ()) -> list[P
         raise UserError(
             f"extract.pool is {pool}, whose recordings are not finished: run controller/extract.py {its.task} --run {pool} first"
         )
-    own = [episode_path(pool / "extract" / "episodes", index) for index in range(its.extract.episodes)]
-    return own + pooled(pool, its, seen)
+    return recordings(pool, its, seen)
 
 
 def pooled_rows(settings: Settings, first: int) -> list[dict[str, Any]]:
@@ -61,3 +63,8 @@ def pooled_rows(settings: Settings, first: int) -> list[dict[str, Any]]:
     log = Path(settings.extract.pool) / "extract" / "log.jsonl"
     rows = read_jsonl(log) if settings.extract.pool and log.exists() else []
     return [row | {"episode": first + number, "pooled": True} for number, row in enumerate(rows)]
+
+
+def pooled_frames(settings: Settings) -> int:
+    """How many frames are pooled, as far as it is known yet."""
+    return sum(row["length"] for row in pooled_rows(settings, 0))
