@@ -23,7 +23,7 @@ from controller.results.tables import Table
 from env.run.errors import UserError
 from env.run.files import read_json, read_jsonl, write_atomic, write_json
 from env.run.settings import Settings
-from env.run.weights import ROUNDS, fingerprints, model_paths
+from env.run.weights import ROUNDS, fingerprint, fingerprints, model_paths
 from env.tasks import Task
 
 HELD_OUT = "held-out"
@@ -94,12 +94,14 @@ def figures_wanted(task: Task, plan: list[tuple[Path, Settings]], held_out: Path
     of the round after it, which it has not seen; and all of them on the held-out ones."""
     wanted = [(run, later, run / "report" / SURPRISE) for (run, _), (later, _) in zip(plan, plan[1:])]
     wanted += [(run, held_out, run / "report" / f"{held_out.name}.json") for run, _ in plan]
-    return [(run, recordings, target) for run, recordings, target in wanted if not _answered(task, run, target)]
+    return [(run, recordings, target) for run, recordings, target in wanted if not _answered(task, run, recordings, target)]
 
 
-def _answered(task: Task, run: Path, target: Path) -> bool:
-    """Whether the file holds figures of the round's present V and M."""
-    return _read(target).get("fingerprints") == fingerprints(model_paths(task.name, run))
+def _answered(task: Task, run: Path, recordings: Path, target: Path) -> bool:
+    """Whether the file holds figures of the round's present V and M, on the present recordings."""
+    figures = _read(target)
+    same = figures.get("recordings") == fingerprint(recordings / "extract" / "log.jsonl")
+    return same and figures["fingerprints"] == fingerprints(model_paths(task.name, run))
 
 
 def summary_of(number: int, run: Path, held_out: str) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def summary_of(number: int, run: Path, held_out: str) -> dict[str, Any]:
         "run": str(run),
         "episodes": len(own),
         "frames": sum(row["length"] for row in own),
-        "pooled_frames": sum(row["length"] for row in recorded),
+        "learned_frames": sum(row["length"] for row in recorded),
         "recorded_score": sum(row["score"] for row in own) / len(own),
         "game": {key: scores[key] for key in ("mean", "std", "ci95", "episodes")} if scores else None,
         "dream": {key: scores["dream"][key] for key in ("mean", "std", "episodes")} if scores.get("dream") else None,
@@ -145,7 +147,7 @@ def rounds_table(rounds: list[dict[str, Any]]) -> Table:
     rows = []
     for row in rounds:
         game, dream = row["game"], row["dream"]
-        cells = [str(row["round"]), f"{row['episodes']:,}", f"{row['recorded_score']:.0f}", f"{row['pooled_frames']:,}"]
+        cells = [str(row["round"]), f"{row['episodes']:,}", f"{row['recorded_score']:.0f}", f"{row['learned_frames']:,}"]
         cells += [mean_and_std(dream) if dream else "", mean_and_std(game) if game else "not run"]
         cells += ["{:.0f} .. {:.0f}".format(*game["ci95"]) if game else "", f"{dream['mean'] / game['mean']:.2f}" if game and dream else ""]
         cells += [of(row["surprise"], "loss", ".3f"), of(row["skilled"], "loss", ".3f"), of(row["skilled"], "recall", ".0%")]

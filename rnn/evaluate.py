@@ -36,7 +36,7 @@ from env.run.files import write_json
 from env.run.flags import OneLineParser
 from env.run.rundir import Run, saved_settings
 from env.run.settings import Settings
-from env.run.weights import fingerprints, model_paths, vae_path
+from env.run.weights import fingerprint, fingerprints, model_paths, vae_path
 from env.tasks import Task, get_task
 from rnn.sequences import Episodes, stream_batches
 from vae.encode import encode_episode, make_encoder
@@ -233,6 +233,7 @@ def score_memory(task: Task, run: Path | None, recordings: Path, most: int | Non
             "task": task.name,
             "memory": settings_of(task, run).memory,
             "fingerprints": fingerprints(paths),
+            "recordings": fingerprint(recordings / "extract" / "log.jsonl"),
             "episodes": len(latents),
         }
         figures |= {f"loss_{key}" if key != "loss" else key: value for key, value in likelihood(memory, latents).items()}

@@ -12,15 +12,15 @@ import pytest
 from conftest import run_python
 
 from controller.extract import recording_seeds
-from controller.rounds import ROUNDS, plan_rounds, rounds_table, summary_of
+from controller.rounds import ROUNDS, figures_wanted, plan_rounds, rounds_table, summary_of
 from controller.train import first_mean, training_seeds
 from env.episodes import LATENTS, episode_path, read_episode, write_episode
 from env.recordings import pooled, pooled_rows, recordings
 from env.run.errors import UserError
-from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays
+from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_json
 from env.run.rundir import Run
 from env.run.taken import begin_with
-from env.run.weights import fingerprint, save_weights
+from env.run.weights import fingerprint, fingerprints, model_paths, save_weights
 from env.tasks import get_task, system
 from rnn.memory import make_memory, memory_meta
 from vae.encode import known_latents
