@@ -203,6 +203,25 @@ def test_the_table_shows_what_there_is(tmp_path):
     assert row[:6] == ["1", "3", "5", "15", "", "not run"]
 
 
+def test_figures_are_asked_for_again_of_another_m_or_of_other_recordings(tmp_path):
+    its = with_extract(SMOKE, episodes=2)
+    plan = [(recorded(tmp_path / "run", its), its), (recorded(tmp_path / "run" / ROUNDS / "2", its), its)]
+    held_out = recorded(tmp_path / "held-out-2", its)
+    for path, _ in plan:
+        for floor in ("vae", "rnn"):
+            save_arrays(path / floor / "weights.npz", {}, {})
+    wanted = figures_wanted(DOOM, plan, held_out)
+    assert [(run, on) for run, on, _ in wanted] == [(plan[0][0], plan[1][0]), (plan[0][0], held_out), (plan[1][0], held_out)]
+    for run, on, target in wanted:
+        figures = {"fingerprints": fingerprints(model_paths("doom", run)), "recordings": fingerprint(on / "extract" / "log.jsonl")}
+        write_json(target, figures)
+    assert not figures_wanted(DOOM, plan, held_out)
+    recorded(plan[1][0], its, length=6)
+    assert [on for _, on, _ in figures_wanted(DOOM, plan, held_out)] == [plan[1][0]]
+    save_arrays(plan[1][0] / "rnn" / "weights.npz", {"a": np.zeros(1)}, {})
+    assert [on for _, on, _ in figures_wanted(DOOM, plan, held_out)] == [plan[1][0], held_out]
+
+
 FLAGS = (
     "--scale",
     "smoke",
