@@ -4,6 +4,7 @@ their optimisers, the replay. The command is controller/learn.py.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode, write_episode
+from env.recordings import pooled_rows
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.checkpoints import Checkpoints
 from env.run.compute import available_cores
@@ -188,7 +190,11 @@ class Learning:
             self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
         for number in range(self.rounds * options.round_episodes if self.play else 0):
             assert self.play is not None
-            self.replay.add(read_episode(self.play.path(number), self.arrays))
+            path = self.play.path(number)
+            try:
+                self.replay.add(read_episode(path, self.arrays))
+            except UserError:  # its actor is gone, it cannot be played again
+                print(f"warning: {path} is missing or damaged: learning goes on without that episode", file=sys.stderr, flush=True)
         self.replay.all_seen()
         self.replay.check(options.window)
 
@@ -282,7 +288,8 @@ def frames_to_come(run: Run) -> int:
     """The most frames that a run's learning can see: those recorded, and those to be played."""
     settings, options = run.settings, run.settings.actor_critic
     longest = settings.world.max_steps + 1
-    recorded, a_round = settings.extract.episodes * longest, options.round_episodes * longest
+    pooled = sum(row["length"] + 1 for row in pooled_rows(settings, 0))
+    recorded, a_round = settings.extract.episodes * longest + pooled, options.round_episodes * longest
     if settings.controller.world != "real":
         return recorded
     if not options.train_ratio:  # one update a round

@@ -110,7 +110,8 @@ class Evolution:
         note = load_arrays(best)[1] if best.exists() else {}
         # A scoring that no longer evolution would have made was for want of any; one of a later generation will be made again.
         counts = note and not note["unplanned"] and note["generation"] <= self.generation
-        self.best = max([note["score"]] if counts else [row["eval"] for row in rows if "eval" in row], default=-np.inf)
+        scored = [note["score"]] if counts else [row["eval"] for row in rows if "eval" in row]
+        self.best = max(filter(np.isfinite, scored), default=-np.inf)
         self.journal = JsonlLog(self.folder / "fitness.jsonl", rows=told)
         self.log = JsonlLog(self.folder / "log.jsonl", rows=rows, steps="generation")
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
@@ -172,6 +173,11 @@ class Evolution:
         self._say(f"mean solution {note['score']:.1f} ± {note['std']:.1f}")
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
 
+    def check_scored(self) -> None:
+        """Raise UserError when no mean solution had a finite score: there is no C to keep."""
+        if not np.isfinite(self.best):
+            raise UserError("no mean solution of this evolution has a finite score: are V and M whole?")
+
     def commit(self, row: dict[str, Any]) -> None:
         """The generation that was told is whole: write its row, and what a killed run goes on from."""
         # From here on it counts: the log's row can be made from this one.
@@ -228,7 +234,9 @@ def score_mean(
     it if it is the best; returns what the generation's row gets."""
     started = time.monotonic()
     mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(simulate.size))
-    scores, _ = play(ranks, simulate, mean[None], scoring_seeds(settings))
+    seeds = scoring_seeds(settings)
+    scores, lengths = play(ranks, simulate, mean[None], seeds)
+    play_again(ranks, simulate, mean[None], seeds, scores, lengths)
     return evolution.scored(mean, scores, unplanned) | {"eval_seconds": time.monotonic() - started} if evolution else {}
 
 
@@ -297,6 +305,7 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     # Ended before any scoring was due: score what there is.
     if ranks.broadcast(np.array([evolution is not None and not np.isfinite(evolution.best)]))[0]:
         score_mean(ranks, simulate, evolution, settings, unplanned=True)
+    ranks.on_first(lambda: evolution.check_scored() if evolution else None)
     if run and evolution:
         evolution.bar.close()
         run.stage("controller").finish({"generations": generation, "best": evolution.best})

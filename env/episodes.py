@@ -80,7 +80,16 @@ def cut_or_missing(folder: Path, indices: Iterable[int]) -> list[int]:
     return [index for index in indices if not zipfile.is_zipfile(episode_path(folder, index))]
 
 
-def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool: int = 32) -> Iterator[np.ndarray]:
+def steps_of(path: Path) -> int:
+    """How many steps an episode has, read without its frames.
+
+    Raises:
+        UserError: as `read_episode`.
+    """
+    return len(read_episode(path, ("done",))["done"])
+
+
+def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool: int = 32, skip: int = 0) -> Iterator[np.ndarray]:
     """One pass over all frames of `paths`, but the last of each, in random order, each exactly once, as uint8 [batch, 64, 64, 3].
 
     The original shuffles the whole data set in memory. Here `pool` episodes, drawn in random order, are in memory at a
@@ -92,18 +101,35 @@ def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool:
         batch: frames in a batch; the last ones that do not fill a batch are left out.
         rng: decides the whole order.
         pool: episodes in memory.
+        skip: so many batches were given out before: what is left is that of the whole pass, and the frames that only they had
+            are not read again.
     """
     order = rng.permutation(len(paths))
-    waiting: list[tuple[np.ndarray, np.ndarray]] = []  # (frames, the shares in which they are given out), newest last
-    rest = np.empty((0, 64, 64, 3), np.uint8)
+    read: dict[int, np.ndarray] = {}  # turn in which an episode came up -> its frames
+    waiting: dict[int, np.ndarray] = {}  # the same -> the turns in which its frames are given out
+
+    def frames_of(turn: int) -> np.ndarray:
+        if turn not in read:
+            read[turn] = read_episode(paths[order[turn]], ("obs",))["obs"][:-1]
+        return read[turn]
+
+    rest = np.empty((0, 2), np.int64)  # frames, as (turn in which their episode came up, number in it)
     for turn in range(len(paths) + pool - 1):
         if turn < len(paths):
-            frames = read_episode(paths[order[turn]], ("obs",))["obs"][:-1]
-            waiting.append((frames, turn + rng.integers(0, pool, len(frames))))
-        waiting = [(frames, when) for frames, when in waiting if when.max(initial=-1) >= turn]
-        share = np.concatenate([rest] + [frames[when == turn] for frames, when in waiting])
+            steps = steps_of(paths[order[turn]]) if skip else len(frames_of(turn))
+            waiting[turn] = turn + rng.integers(0, pool, steps)
+        given = [np.stack(np.broadcast_arrays(other, np.flatnonzero(when == turn)), axis=1) for other, when in waiting.items()]
+        share = np.concatenate([rest, *given])
         share = share[rng.permutation(len(share))]
         whole = len(share) - len(share) % batch
         for start in range(0, whole, batch):
-            yield share[start : start + batch]
+            if skip:
+                skip -= 1
+                continue
+            frames = np.empty((batch, 64, 64, 3), np.uint8)
+            for place, (other, number) in enumerate(share[start : start + batch]):
+                frames[place] = frames_of(other)[number]
+            yield frames
         rest = share[whole:]
+        waiting = {other: when for other, when in waiting.items() if when.max(initial=-1) > turn}
+        read = {other: frames for other, frames in read.items() if other in waiting or (rest[:, 0] == other).any()}

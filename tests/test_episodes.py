@@ -78,3 +78,22 @@ def test_a_pass_mixes_episodes_and_repeats_with_its_seed(folder):
     assert not np.array_equal(first, other)
     episodes = first[:, 0, 0, 0]
     assert np.mean(episodes[1:] == episodes[:-1]) < 0.6, "neighbours mostly come from one episode"
+
+
+@pytest.mark.parametrize("pool", [1, 3, 32])
+def test_a_pass_that_begins_in_its_middle_is_the_rest_of_the_whole_one(folder, pool, monkeypatch):
+    paths, read = [episode_path(folder, i) for i in range(6)], []
+    whole = list(frame_batches(paths, 5, np.random.default_rng(0), pool))
+    monkeypatch.setattr(
+        "env.episodes.read_episode", lambda path, keys: (read.append(path) if "obs" in keys else None, read_episode(path, keys))[1]
+    )
+    for skip in range(len(whole) + 1):
+        read.clear()
+        rest = list(frame_batches(paths, 5, np.random.default_rng(0), pool, skip))
+        assert len(rest) == len(whole) - skip
+        for one, other in zip(rest, whole[skip:]):
+            np.testing.assert_array_equal(one, other)
+        assert len(read) == len(set(read)), "each file once"
+        if pool == 1 and skip == 10:
+            assert len(read) < 5, "what only the batches before had is not read again"
+    assert not read, "nothing is left to be read"

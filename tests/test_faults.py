@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_the_last_checkpoints_are_kept(tmp_path):
 def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, how, capsys):
     checkpoints = three(tmp_path)
     newest, before = (tmp_path / FOLDER / f"00000000{number}.npz" for number in (5, 4))
+    whole = newest.read_bytes()
     if how == "swapped":
         shutil.copyfile(before, newest)
     elif how == "renamed":
@@ -77,6 +79,8 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, how, capsys):
     said = capsys.readouterr().err
     assert said.startswith("warning: checkpoint ") and "going on from 000000004.npz" in said and len(said.splitlines()) == 1
     assert checkpoints.latest().number == 4 and not capsys.readouterr().err, "said once"
+    (aside,) = (tmp_path / FOLDER).glob("*.damaged")
+    assert how != "renamed" or aside.read_bytes() == whole, "set aside, not deleted: it may have been a disk that was away"
 
 
 def test_without_any_whole_checkpoint_nothing_is_begun_anew(tmp_path):
@@ -239,6 +243,22 @@ def test_a_fitness_that_is_no_number_is_tried_again_and_then_comes_last():
     assert fitness.argmin() == 1 and (fitness[[0, 2, 3, 4]] == [0, 20, 30, 40]).all()
     with pytest.raises(UserError, match="no candidate of this generation has a finite fitness"):
         ranked_last(np.full(5, np.nan))
+
+
+def test_scores_of_the_mean_solution_that_are_no_numbers_leave_no_c(tmp_path, settings):
+    evolution = again(tmp_path / "run", settings)
+    evolve(evolution, 1)
+    row = evolution.scored(evolution.es.mean, np.array([[1.0, np.nan]]))
+    assert not (tmp_path / "run" / "controller" / "best.npz").exists()
+    with pytest.raises(UserError, match="no mean solution of this evolution has a finite score"):
+        evolution.check_scored()
+    evolution.log.append({"generation": 1, **row})
+    evolution.run.release()
+    evolution = again(tmp_path / "run", settings)
+    evolve(evolution, 2)
+    evolution.scored(evolution.es.mean, np.array([[1.0, 3.0]]))
+    evolution.check_scored()
+    assert evolution.best == 2.0, "what was no number is not in its way"
 
 
 # Trainings.
@@ -425,14 +445,39 @@ run_ranks(main)
 """
 
 
+def hold(run: Path) -> subprocess.Popen:
+    """A process that holds the run."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(ROOT), str(run)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    return holder
+
+
 def test_a_run_is_held_by_one_command_until_that_ends_or_is_killed(tmp_path, task):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(ROOT), str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
+    holder = hold(tmp_path / "run")
     with pytest.raises(UserError, match=rf"run is in use by process {holder.pid} on \S+: wait for it, or choose another --run"):
         Run(tmp_path / "run", task.scales["smoke"])
     holder.kill()
     holder.wait()
     Run(tmp_path / "run", task.scales["smoke"]).release()
+
+
+def test_a_process_that_is_still_ending_is_waited_for(tmp_path, task):
+    holder = hold(tmp_path / "run")
+    threading.Timer(0.5, holder.kill).start()
+    Run(tmp_path / "run", task.scales["smoke"]).release()
+    holder.wait()
+
+
+def test_what_a_killed_stage_was_writing_goes_when_it_is_started_again(tmp_path, task):
+    run = Run(tmp_path / "run", task.scales["smoke"])
+    stage = run.stage("vae")
+    stage.start()
+    half, log = stage.dir / FOLDER / ".000000007.npz.4711.tmp", stage.dir / "log.jsonl"
+    half.parent.mkdir()
+    half.write_bytes(b"half")
+    log.write_text("")
+    stage.start()
+    assert not half.exists() and log.exists()
 
 
 def test_ranks_that_see_another_folder_are_told_of(tmp_path):

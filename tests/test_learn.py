@@ -78,6 +78,20 @@ def test_a_killed_training_goes_on_to_the_same_end(online, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_played_episode_that_is_lost_is_told_of_and_done_without(online, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(online, again)
+    shutil.rmtree(again / "evaluate")
+    lost = episode_path(again / "controller" / "played", 1)
+    lost.unlink()
+    result = run_python("controller/learn.py", "carracing", "--run", again, "--updates", "12")
+    ok(result)
+    assert f"warning: {lost} is missing or damaged: learning goes on without that episode" in result.stderr
+    rows = read_jsonl(again / "controller" / "log.jsonl")
+    assert [row["update"] for row in rows] == [3, 6, 9, 12] and not lost.exists()
+
+
+@pytest.mark.slow
 def test_c_is_evolved_in_an_rssms_dreams_of_the_track(online, tmp_path):
     """On the M of another run: CarRacing's dream has a reward of its own."""
     run = tmp_path / "dreamt"

@@ -12,6 +12,7 @@ import pytest
 from conftest import run_python
 
 from controller.extract import recording_seeds
+from controller.learning import frames_to_come
 from controller.rounds import ROUNDS, figures_wanted, plan_rounds, rounds_table, summary_of
 from controller.train import first_mean, training_seeds
 from env.episodes import LATENTS, episode_path, read_episode, write_episode
@@ -109,6 +110,8 @@ def test_pooled_episodes_follow_a_runs_own(tmp_path):
     runs = [with_extract(SMOKE, episodes=3), with_extract(SMOKE, episodes=2, pool=str(first)), settings]
     seeds = [recording_seeds(its)(index) for its in runs for index in range(its.extract.episodes)]
     assert len(set(seeds)) == 9, "other games in each round"
+    run = Run(third, dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, world="dream")), lock=False)
+    assert frames_to_come(run) == 4 * (settings.world.max_steps + 1) + 2 * 8 + 3 * 6, "an actor-critic learns from all of them"
 
 
 def test_a_pool_that_does_not_fit_is_refused(tmp_path):

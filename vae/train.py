@@ -15,7 +15,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +66,7 @@ def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: in
     for epoch in range(done // per_epoch, settings.vae.epochs):
         rng = np.random.default_rng([settings.seed, 1, epoch])
         skip = max(0, done - epoch * per_epoch)
-        yield from islice(frame_batches(paths, settings.vae.batch, rng), skip, None)
+        yield from frame_batches(paths, settings.vae.batch, rng, skip=skip)
 
 
 def make_step(model: ConvVAE, optimizer: keras.Optimizer) -> Callable[..., dict[str, tf.Tensor]]:

@@ -51,7 +51,7 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def latest(self) -> Checkpoint | None:
-        """The newest one that is whole; None where there is none and none is missed. Damaged ones are named, and go.
+        """The newest one that is whole; None where there is none and none is missed. Damaged ones are named, and set aside.
 
         Raises:
             UserError: all are damaged, or all are gone though the stage's log has rows: nothing is ever begun anew unasked.
@@ -65,7 +65,7 @@ class Checkpoints:
                 continue
             for reason, damaged in zip(bad, paths):
                 print(f"warning: {reason}; going on from {path.name}, {found.number}", file=sys.stderr, flush=True)
-                damaged.unlink(missing_ok=True)
+                damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))  # not deleted: a disk may only have been away
             return found
         if bad:
             raise UserError(f"{bad[0]}, and so are all others in {self._folder}: restore one, or delete {self._stage} to make it again")

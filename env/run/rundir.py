@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -15,6 +16,7 @@ from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings
 from env.run.stages import Stage
 from env.run.weights import STUDIES, comes_along
 
+PATIENCE = 3.0  # seconds for which a run in use is waited for: a process that was killed or asked to stop may still be ending
 TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
 
 
@@ -73,12 +75,17 @@ class Run:
             write_json(path / "settings.json", settings.to_dict(), seal=True)
 
     def _take_lock(self, file: IO[str]) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip()
-            raise RunInUse(f"{self.path} is in use by process {owner}: wait for it, or choose another --run") from None
+        until, held = time.monotonic() + PATIENCE, True
+        while held:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = False
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    file.seek(0)
+                    owner = file.read().strip()
+                    raise RunInUse(f"{self.path} is in use by process {owner}: wait for it, or choose another --run") from None
+                time.sleep(0.1)
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}")
         file.flush()

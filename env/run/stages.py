@@ -211,6 +211,8 @@ class Stage:
     def start(self) -> None:
         """Note the settings, and what it is made from; the stage counts as unfinished from here on."""
         self.dir.mkdir(parents=True, exist_ok=True)
+        for half in self.dir.rglob(".*.tmp"):  # what a killed one was writing
+            half.unlink(missing_ok=True)
         write_json(self._record, self._whole(False, self.inputs()), seal=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
