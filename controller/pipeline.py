@@ -155,44 +155,61 @@ def main() -> None:
             raise UserError("--rounds are of one C: leave out --table, --temperatures and --es-seeds, or --rounds")
         run_rounds(task, plan_rounds(path, settings, parsed.rounds), parsed.ranks, not parsed.no_estimate)
         return
-    studies = plan_studies(path, settings, parsed.temperatures, parsed.table, parsed.es_seeds) if asked else []
-    waiting = waiting_stages(path, settings, SHARED if studies else STAGES)
-    report = [] if studies else ["report"]
-    if not waiting and report and (path / "report" / "report.md").exists():
-        print(f"{path} is finished: see {path / 'report' / 'report.md'}")
-        return
-    for study, its in studies:
+    estimate = not parsed.no_estimate
+    if asked:
+        plan = plan_studies(path, settings, parsed.temperatures, parsed.table, parsed.es_seeds)
+        done = run_studies(task, path, settings, plan, parsed.ranks, estimate)
+    else:
+        done = run_to_report(task, path, settings, parsed.ranks, estimate)
+    if done:
+        print(f"finished: see {done}")
+        print(f"a page on which to watch and to play its dream: {spoken('web')} {task.word} --run {path}")
+
+
+def run_to_report(task: Task, path: Path, settings: Settings, ranks: int, estimate: bool, title: str = "") -> Path | None:
+    """Run all that waits of a run, to its report, whose path is returned; None if it was finished already, which is said.
+
+    Args:
+        estimate: say first how long it takes here.
+        title: what lines about it begin with.
+    """
+    waiting, report = waiting_stages(path, settings, STAGES), path / "report" / "report.md"
+    if not waiting and report.exists():
+        print(f"{title}{path} is finished: see {report}", flush=True)
+        return None
+    run_waiting(task, path, settings, [(path, name) for name in (*waiting, "report")], ranks, estimate, title)
+    return report
+
+
+def run_studies(task: Task, path: Path, settings: Settings, plan: list[tuple[Path, Settings]], ranks: int, estimate: bool) -> Path:
+    """Run what a run and its studies (controller/results/studies.py) have not made yet; returns the path of their tables."""
+    shared = waiting_stages(path, settings, SHARED)
+    for study, its in plan:
         link_stages(path, settings, study, its)
-    own = [(study, name) for study, its in studies for name in waiting_stages(study, its, OWN)]
-    check_disk(task, settings, path, waiting)
-    if (waiting or own) and not parsed.no_estimate:
-        rates = measure([task.word, "--run", str(path)])
-        print(describe(task, settings, rates, parsed.ranks, [*waiting, *(name for _, name in own)]), flush=True)
-    to_do = [*waiting, *report, *(f"{name} of {study.name}" for study, name in own)]
-    print(f"to do in {path}: {', '.join(to_do) or 'nothing'}", flush=True)
-    for name in (*waiting, *report):
-        run_stage(name, task.word, path, ranks_of(name, settings, parsed.ranks), settings.trainer)
-    for study, name in own:
-        run_stage(name, task.word, study, ranks_of(name, settings, parsed.ranks), settings.trainer)
-    if studies:
-        finish_studies(task, path, settings)
-    print(f"finished: see {path / STUDIES / f'{task.name}.md' if studies else path / 'report' / 'report.md'}")
-    print(f"a page on which to watch and to play its dream: {spoken('web')} {task.word} --run {path}")
+    own = [(study, name) for study, its in plan for name in waiting_stages(study, its, OWN)]
+    run_waiting(task, path, settings, [*((path, name) for name in shared), *own], ranks, estimate)
+    finish_studies(task, path, settings)
+    return path / STUDIES / f"{task.name}.md"
+
+
+def run_waiting(
+    task: Task, path: Path, settings: Settings, stages: list[tuple[Path, str]], ranks: int, estimate: bool, title: str = ""
+) -> None:
+    """Run stages, each of a run's directory: that of `path` and its studies."""
+    names = [name for _, name in stages if name != "report"]
+    check_disk(task, settings, path, [name for folder, name in stages if folder == path and name != "report"])
+    if names and estimate:
+        print(describe(task, settings, measure([task.word, "--run", str(path)]), ranks, names), flush=True)
+    to_do = [name if folder == path else f"{name} of {folder.name}" for folder, name in stages]
+    print(f"{title}to do in {path}: {', '.join(to_do) or 'nothing'}", flush=True)
+    for folder, name in stages:
+        run_stage(name, task.word, folder, ranks_of(name, settings, ranks), settings.trainer)
 
 
 def run_rounds(task: Task, plan: list[tuple[Path, Settings]], ranks: int, estimate: bool) -> None:
     """Run all rounds, each to its report, and put them beside each other (controller/rounds.py)."""
     for number, (path, settings) in enumerate(plan, start=1):
-        waiting = waiting_stages(path, settings, STAGES)
-        if not waiting and (path / "report" / "report.md").exists():
-            print(f"round {number} of {len(plan)}: finished already in {path}", flush=True)
-            continue
-        check_disk(task, settings, path, waiting)
-        if waiting and estimate:
-            print(describe(task, settings, measure([task.word, "--run", str(path)]), ranks, waiting), flush=True)
-        print(f"round {number} of {len(plan)}, to do in {path}: {', '.join([*waiting, 'report'])}", flush=True)
-        for name in (*waiting, "report"):
-            run_stage(name, task.word, path, ranks_of(name, settings, ranks), settings.trainer)
+        run_to_report(task, path, settings, ranks, estimate, f"round {number} of {len(plan)}: ")
     root = Path(__file__).resolve().parents[1]
     held_out, its = held_out_run(plan)
     if waiting_stages(held_out, its, ["extract"]):

@@ -1,7 +1,7 @@
 """Copy a run's trained agent to where the project ships it, small, with the logs that show how it was made.
 
     python controller/ship.py carracing --run runs/carracing-day
-    python controller/ship.py doom --run runs/doom/rounds/2 --to controller/shipped/doom/table/rounds/2
+    python controller/ship.py doom --run runs/doom/rounds/2 --to controller/shipped/doom/systems/mdnrnn-cmaes-round-2
 
 Writes vae/shipped/TASK, rnn/shipped/TASK and controller/shipped/TASK: weights, the trainings' logs and pictures, initial.npz (first
 frames, from which dreams start), settings.json, and the C's of the run's studies in controller/shipped/TASK/rows; a run with another
@@ -29,7 +29,7 @@ from env.run.files import REPOSITORY, copy_log, load_arrays, save_arrays, write_
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import ROUNDS, fingerprint, fingerprints, model_paths, shipped, shipped_run, vae_path
+from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_run
 from env.tasks import Task
 
 # Pictures of a report that are shipped: floor, name there, name here.
@@ -86,14 +86,12 @@ def main() -> None:
 
 
 def lay_out(task: Task, run: Path, settings: Settings, target: Path) -> None:
-    """Copy the agent of a run, laid out as a run; its V only if it is not the one that is found from there: the one that comes with the
-    project, or, for a later round, that of its run."""
-    models, a_round = model_paths(task.name, run), target.parent.name == ROUNDS
-    known = vae_path(target.parents[1]) if a_round else shipped("vae", task.name, "weights.npz")
+    """Copy the agent of a run, laid out as a run; its V only if it is not the one that comes with the project."""
+    models, known = model_paths(task.name, run), shipped("vae", task.name, "weights.npz")
     own_vae = not known.exists() or fingerprint(models.vae) != fingerprint(known)
     params, meta = load_arrays(run / "controller" / "best.npz")
     shutil.rmtree(target, ignore_errors=True)
-    for path in (*([models.vae] if own_vae else []), *([models.initial] if own_vae or a_round else [])):
+    for path in (*([models.vae] if own_vae else []), models.initial):
         copy_weights(path, target / path.relative_to(run), True)
     copy_weights(models.rnn, target / models.rnn.relative_to(run), True)
     # C's numbers stay; what it says of the V and M that it learned with are their rounded ones.

@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from typing import Any
 
-from controller.results.evidence import Agent, Evidence, of_run, of_shipped, of_shipped_table
+from controller.results.evidence import Agent, Evidence, of_run, of_shipped
 from controller.results.tables import Table, all_tables
 from env.run.command import GAMES, run_command
 from env.run.compute import limit_threads
@@ -36,7 +36,7 @@ def gather(word: str, run: Path | None) -> list[Evidence]:
     tasks = [get_task(name) for name in (TASKS if word == "all" else [word])]
     if run is not None:
         return [of_run(task, run) for task in tasks]
-    return [evidence for task in tasks for evidence in (of_shipped(task), of_shipped_table(task)) if evidence]
+    return [of_shipped(task) for task in tasks]
 
 
 def to_markdown(evidence: Evidence, tables: list[Table]) -> str:
@@ -56,7 +56,7 @@ def write_out(folder: Path, evidence: Evidence, text: str) -> None:
     matplotlib.use("Agg")
     from controller.results.pictures import plot_against_authors
 
-    name = evidence.name
+    name = evidence.task.name
     plotted = plot_against_authors(evidence, folder / f"{name}.png")
     text += f"\n![Evolution and trainings beside the authors']({name}.png)\n" if plotted else ""
     write_atomic(folder / f"{name}.md", lambda file: file.write(text.encode()))
@@ -77,7 +77,7 @@ def main() -> None:
     parsed = parser.parse_args()
     found = gather(parsed.task, parsed.run)
     limit_threads()
-    checked = {evidence.name: (evidence, all_tables(evidence)) for evidence in found}
+    checked = {evidence.task.name: (evidence, all_tables(evidence)) for evidence in found}
     for evidence, tables in checked.values():
         text = to_markdown(evidence, tables)
         print(text)

@@ -1,12 +1,13 @@
 """SIGKILL at random moments of every stage, and whether the same command then comes to the same end.
 
     python tests/kills.py --json tests/benches/kills.json
+    python tests/kills.py --stages controller evaluate --json tests/benches/kills.json
     python tests/kills.py --rounds --json tests/benches/kills_rounds.json
 
 Each stage of a small CarRacing run is made once without interruption; then again, killed so many times at random moments, from its start to
-its end: one rank, or the launcher with all of them. Compared are the stage's results, to the bit: recorded episodes, weights, the
-logs but for times, C's best solution, every return of a scoring. With --rounds it is run.sh's two rounds of Doom, killed in each stage of
-the second one, with all its processes.
+its end: one rank, or the launcher with all of them. Compared are the stage's results, to the bit: recorded episodes, weights, the logs
+but for times, C's best solution, every return of a scoring. With --stages only those are killed, and what the file says of others stays
+there. With --rounds it is run.sh's two rounds of Doom, killed in each stage of the second one, with all its processes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import dataclasses
 import os
 import shutil
 import signal
@@ -30,6 +32,7 @@ import numpy as np
 
 from env.episodes import FRAMES, read_episode
 from env.run.files import REPOSITORY, load_arrays, read_json, read_jsonl, write_json
+from env.run.settings import load_settings
 
 WORDS = ["carracing", "--scale", "smoke", "--max-steps", "100"]
 # Stage: its command, how many ranks, how often it is killed, and what makes it last some seconds.
@@ -39,8 +42,18 @@ STAGES: dict[str, tuple[str, int, int, list[str]]] = {
     "encode": ("vae/encode.py", 1, 0, []),
     "rnn": ("rnn/train.py", 1, 10, ["--steps", "400"]),
     "controller": ("controller/train.py", 3, 20, ["--generations", "40", "--eval-every", "5"]),
-    "evaluate": ("controller/evaluate.py", 3, 10, ["--episodes", "30"]),
+    "evaluate": ("controller/evaluate.py", 3, 10, []),
 }
+
+
+SCORED = 30  # episodes of the scoring
+
+
+def score_more(run: Path) -> None:
+    """Let the run's own scoring be of SCORED episodes. (One with a flag for it is none of the run's.)"""
+    settings = load_settings(run / "settings.json")
+    settings = dataclasses.replace(settings, evaluate=dataclasses.replace(settings.evaluate, episodes=SCORED))
+    write_json(run / "settings.json", settings.to_dict(), seal=True)
 
 
 def start(stage: str, run: Path) -> subprocess.Popen:
@@ -115,6 +128,8 @@ def same(a: Any, b: Any) -> bool:
 def campaign(stage: str, whole: Path, rng: np.random.Generator) -> dict[str, Any]:
     """Kill a stage again and again in a copy of the run before it, let it end, and compare."""
     kills, killed = STAGES[stage][2], Path(f"{whole}-{stage}")
+    if stage == "evaluate":
+        score_more(whole)
     shutil.copytree(whole, killed, ignore=shutil.ignore_patterns(stage))
     seconds = finish(stage, whole)
     done, moments, ended = 0, [], 0
@@ -135,8 +150,31 @@ def campaign(stage: str, whole: Path, rng: np.random.Generator) -> dict[str, Any
     return {"kills": kills, "seconds": round(seconds, 1), "moments": moments, "begun_anew": ended, "equal": equal}
 
 
-ROUNDS = ["doom", "--scale", "smoke", "--max-steps", "120", "--extract-episodes", "5", "--rnn-window", "20", "--controller-dream-steps", "60"]
-ROUNDS += ["--evaluate-episodes", "4", "--rounds-explore", "0.5", "--rounds-memory-steps", "60", "--rounds-generations", "6", "--rounds", "2"]
+ROUNDS = [
+    "doom",
+    "--scale",
+    "smoke",
+    "--max-steps",
+    "120",
+    "--extract-episodes",
+    "5",
+    "--rnn-window",
+    "20",
+    "--controller-dream-steps",
+    "60",
+]
+ROUNDS += [
+    "--evaluate-episodes",
+    "4",
+    "--rounds-explore",
+    "0.5",
+    "--rounds-memory-steps",
+    "60",
+    "--rounds-generations",
+    "6",
+    "--rounds",
+    "2",
+]
 
 
 def rounds_campaign(run: Path, rng: np.random.Generator) -> dict[str, Any]:
@@ -179,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write what came of it")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="which are killed (default: all)")
     parser.add_argument("--rounds", action="store_true", help="kill the second of two rounds instead")
     parsed = parser.parse_args()
     rng, found = np.random.default_rng(parsed.seed), {}
@@ -192,13 +231,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "run"
         for stage, (_, _, kills, _) in STAGES.items():
-            if kills:
+            if kills and stage in parsed.stages:
                 found[stage] = campaign(stage, whole, rng) if whole.exists() else first(stage, whole, rng)
                 print(f"{stage}: {found[stage]}", flush=True)
             else:
+                whole.mkdir(exist_ok=True)
                 finish(stage, whole)
     if parsed.json:
-        write_json(parsed.json, {"seed": parsed.seed, "stages": found})
+        before = read_json(parsed.json)["stages"] if parsed.json.exists() else {}
+        write_json(parsed.json, {"seed": parsed.seed, "stages": before | found})
 
 
 def first(stage: str, whole: Path, rng: np.random.Generator) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from controller.tools.doom_jax.plan import Plan
 from env.run.errors import UserError
 from env.run.files import load_arrays, read_jsonl
 from env.run.training import adam
-from env.run.weights import assign_weights, shipped, shipped_table
+from env.run.weights import assign_weights, model_paths, shipped
 from rnn.memory import Batch
 from rnn.rnn import MDNRNN, State
 from vae.vae import ConvVAE, load_vae
@@ -142,26 +142,33 @@ def test_c_acts_on_the_features_in_the_projects_order(models, memory):
     assert max(map(apart, alone[1:3], theirs)) < 1e-5
 
 
-def test_what_it_writes_is_laid_out_as_the_run_that_comes_with_the_project(tmp_path):
-    """From the shipped run back to what the program wrote, and forth again."""
-    table, out = shipped_table("doom"), tmp_path / "out"
-    shutil.copytree(table / "vae", out / "vae")
-    shutil.copytree(table / "rnn", out / "rnn")
-    shutil.copyfile(table / "encode" / "initial.npz", out / "initial.npz")
-    shutil.copyfile(table / "facts.json", out / "facts.json")
-    count = len(list((table / "studies").glob("*")))
-    for study in (table / "studies").glob("*"):
-        (out / study.name).mkdir()
-        rows = [row | {"seconds": row["seconds"] * count} for row in read_jsonl(study / "controller" / "log.jsonl")]
-        (out / study.name / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        arrays, meta = load_arrays(study / "controller" / "best.npz")
-        np.savez(out / study.name / "means.npz", **{f"generation-{meta['generation']}": arrays["params"]})
-    lay_out(out, tmp_path / "run")
-    for path in (path for path in (tmp_path / "run").rglob("*") if path.name in ("best.npz", "settings.json", "weights.npz")):
-        kept = table / path.relative_to(tmp_path / "run")
-        assert path.read_bytes() == kept.read_bytes(), path
+def test_what_it_writes_is_laid_out_as_a_run(tmp_path):
+    """From what comes with the project back to what the program wrote, and forth again."""
+    out, rows, run = tmp_path / "out", shipped("controller", "doom", "rows"), tmp_path / "run"
+    for floor in ("vae", "rnn"):
+        (out / floor).mkdir(parents=True)
+        shutil.copyfile(shipped(floor, "doom", "weights.npz"), out / floor / "weights.npz")
+        (out / floor / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in read_jsonl(shipped(floor, "doom", "log.jsonl"))))
+    shutil.copyfile(shipped("vae", "doom", "initial.npz"), out / "initial.npz")
+    shutil.copyfile(shipped("controller", "doom", "facts.json"), out / "facts.json")
+    count = len(list(rows.iterdir()))
+    for row in rows.iterdir():
+        (out / row.name).mkdir()
+        log = [generation | {"seconds": generation["seconds"] * count} for generation in read_jsonl(row / "log.jsonl")]
+        (out / row.name / "log.jsonl").write_text("".join(json.dumps(generation) + "\n" for generation in log))
+        arrays, meta = load_arrays(row / "best.npz")
+        np.savez(out / row.name / "means.npz", **{f"generation-{meta['generation']}": arrays["params"]})
+    lay_out(out, run)
+    kept = {run / floor / "weights.npz": shipped(floor, "doom", "weights.npz") for floor in ("vae", "rnn")}
+    for row in rows.iterdir():
+        study = run / "studies" / row.name
+        assert model_paths("doom", study).rnn.resolve() == run / "rnn" / "weights.npz"
+        kept |= {study / "controller" / "best.npz": row / "best.npz", study / "settings.json": row / "settings.json"}
+    for written, shipped_file in kept.items():
+        assert written.read_bytes() == shipped_file.read_bytes(), written
+    assert {row.name for row in rows.iterdir()} == {study.name for study in (run / "studies").iterdir()}
     with pytest.raises(UserError, match="exists"):
-        lay_out(out, tmp_path / "run")
+        lay_out(out, run)
 
 
 def test_dreams_without_skill_last_as_long_as_the_projects(jax):

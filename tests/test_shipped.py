@@ -11,16 +11,7 @@ from conftest import ROOT, run_python
 from controller.results.scores import bootstrap_interval
 from env.run.files import load_arrays, read_jsonl
 from env.run.settings import load_settings
-from env.run.weights import (
-    comes_along,
-    fingerprint,
-    fingerprints,
-    model_paths,
-    shipped,
-    shipped_controller,
-    shipped_systems,
-    shipped_table,
-)
+from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems
 
 FLOORS = ("vae", "rnn", "controller")
 MOST = {"carracing": 9e6, "doom": 12e6}  # bytes of weights
@@ -116,8 +107,8 @@ SYSTEMS = [path for task in MOST for path in sorted(shipped_systems(task).glob("
 def test_a_shipped_systems_scores_are_its_own(path):
     """Small files; scores of the very arrays that are shipped, on gymnasium's or Doom's own drawing."""
     settings = load_settings(path / "settings.json")
-    assert path.name == f"{settings.memory}-{settings.trainer}"
-    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 6e6
+    assert path.name.startswith(f"{settings.memory}-{settings.trainer}") and comes_along(path, settings.task)
+    assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 12e6
     scores = json.loads((path / "evaluate" / "scores.json").read_text())
     now = fingerprints(model_paths(settings.task, path)) | {"controller": fingerprint(path / "controller" / "best.npz")}
     assert scores["fingerprints"] == now
@@ -126,91 +117,41 @@ def test_a_shipped_systems_scores_are_its_own(path):
     assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in text
 
 
-TABLE = shipped_table("doom")
-STUDIES = sorted((TABLE / "studies").glob("*"))
+ROWS = sorted((shipped_controller("doom").parent / "rows").glob("*"))
 
 
-def test_the_shipped_tables_files_are_small_and_no_pickles():
-    assert sum(file.stat().st_size for file in TABLE.rglob("*") if file.is_file()) < 18e6
-    assert not [path for path in TABLE.rglob("*") if path.is_symlink()], "a wheel would hold what they lead to, once for each"
-    for floor in ("vae", "rnn"):
-        arrays, meta = load_arrays(TABLE / floor / "weights.npz")
-        assert meta["model"] == floor and all(np.isfinite(array.astype(np.float32)).all() for array in arrays.values())
-    assert len(STUDIES) == 15
+def test_the_shipped_rows_are_small_and_the_shipped_c_is_one_of_them():
+    assert sum(file.stat().st_size for path in ROWS for file in path.rglob("*")) < 2e6
+    assert len(ROWS) == 15
+    assert fingerprint(shipped_controller("doom")) in {fingerprint(path / "best.npz") for path in ROWS}
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
-def test_each_c_of_the_shipped_table_is_the_best_of_its_scorings_and_has_scores_of_its_own(path):
-    settings, (arrays, meta) = load_settings(path / "settings.json"), load_arrays(path / "controller" / "best.npz")
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.name)
+def test_each_c_of_the_papers_table_is_the_best_of_its_scorings_and_has_scores_of_its_own(path):
+    settings, (arrays, meta) = load_settings(path / "settings.json"), load_arrays(path / "best.npz")
     assert path.name == f"tau-{settings.controller.temperature:g}-seed-{settings.controller.es_seed}"
-    rows = [row for row in read_jsonl(path / "controller" / "log.jsonl") if "eval" in row]
+    rows = [row for row in read_jsonl(path / "log.jsonl") if "eval" in row]
     best = max(rows, key=lambda row: row["eval"])
     assert (meta["generation"], meta["score"]) == (best["generation"], best["eval"]) and arrays["params"].shape == (1088,)
-    if not (path / "evaluate" / "scores.json").exists():
-        return  # "not run" in the table
-    scores = json.loads((path / "evaluate" / "scores.json").read_text())
-    assert scores["fingerprints"] == fingerprints(model_paths("doom", path)) | {"controller": fingerprint(path / "controller" / "best.npz")}
-    assert scores["fingerprints"]["rnn"] == fingerprint(TABLE / "rnn" / "weights.npz"), "on the table's own M"
+    assert meta["temperature"] == settings.controller.temperature
+    scores = json.loads((path / "scores.json").read_text())
+    assert scores["fingerprints"] == fingerprints(model_paths("doom", None)) | {"controller": fingerprint(path / "best.npz")}
     assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
-
-
-ROUNDS = sorted(TABLE.glob("rounds/[0-9]*"))
-
-
-@pytest.mark.parametrize("path", ROUNDS, ids=lambda path: f"round-{path.name}")
-def test_a_shipped_rounds_scores_are_its_own(path):
-    settings, scores = load_settings(path / "settings.json"), json.loads((path / "evaluate" / "scores.json").read_text())
-    models = model_paths("doom", path)
-    assert models.vae == (TABLE / "vae" / "weights.npz").resolve() and models.rnn == path / "rnn" / "weights.npz"
-    assert scores["fingerprints"] == fingerprints(models) | {"controller": fingerprint(path / "controller" / "best.npz")}
-    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) >= 100
-    assert settings.rnn.start and settings.extract.pool, "a later round"
-    assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in (ROOT / "controller" / "README.md").read_text()
-
-
-def test_a_later_round_without_a_v_takes_its_runs(tmp_path):
-    run, later = tmp_path / "run", tmp_path / "run" / "rounds" / "2"
-    for file in (run / "vae", run / "rnn", later / "rnn"):
-        file.mkdir(parents=True)
-        (file / "weights.npz").write_bytes(b"x")
-    assert model_paths("doom", later) == (run / "vae" / "weights.npz", later / "rnn" / "weights.npz", later / "encode" / "initial.npz")
-    (later / "vae").mkdir()
-    (later / "vae" / "weights.npz").write_bytes(b"y")
-    assert model_paths("doom", later).vae == later / "vae" / "weights.npz"
-
-
-def test_a_study_without_v_and_m_takes_its_runs(tmp_path):
-    run, study = tmp_path / "run", tmp_path / "run" / "studies" / "tau-1"
-    for folder in (run / "vae", run / "rnn", study, tmp_path / "run" / "other"):
-        folder.mkdir(parents=True)
-    for floor in ("vae", "rnn"):
-        (run / floor / "weights.npz").write_bytes(b"x")
-    assert model_paths("doom", study).rnn == run / "rnn" / "weights.npz"
-    assert model_paths("doom", run / "other").rnn == shipped("rnn", "doom", "weights.npz"), "no study"
-    for floor in ("vae", "rnn"):
-        (study / floor).mkdir()
-        (study / floor / "weights.npz").write_bytes(b"y")
-    assert model_paths("doom", study).rnn == study / "rnn" / "weights.npz"
-    assert comes_along(STUDIES[0], "doom") and not comes_along(study, "doom")
+    assert scores["agent"] == str((path / "best.npz").relative_to(ROOT))
 
 
 @pytest.mark.parametrize("command", ["controller/train.py", "controller/report.py", "vae/train.py"])
 def test_nothing_is_trained_within_what_is_shipped(command):
-    before = {path: path.stat().st_mtime_ns for path in STUDIES[0].rglob("*") if "evaluate" not in path.parts}
-    result = run_python(command, "doom", "--run", STUDIES[0])
+    run = next(path for path in SYSTEMS if path.name == "mdnrnn-cmaes-round-2")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if "evaluate" not in path.parts}
+    result = run_python(command, "doom", "--run", run)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
     assert "comes with the project and is not written into" in result.stderr
-    assert before == {path: path.stat().st_mtime_ns for path in STUDIES[0].rglob("*") if "evaluate" not in path.parts}
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if "evaluate" not in path.parts}
 
 
-def test_a_c_of_the_shipped_table_is_not_scored_on_another_m(tmp_path):
-    best = STUDIES[0] / "controller" / "best.npz"
-    result = run_python("controller/evaluate.py", "doom", "--weights", best, "--json", tmp_path / "scores.json")
-    assert result.returncode == 2 and f"--run {STUDIES[0].relative_to(ROOT)}" in result.stderr
+def test_a_c_of_a_shipped_system_is_not_scored_on_another_m(tmp_path):
+    run = next(path for path in SYSTEMS if path.name == "mdnrnn-cmaes-round-2")
+    result = run_python("controller/evaluate.py", "doom", "--weights", run / "controller" / "best.npz", "--json", tmp_path / "scores.json")
+    assert result.returncode == 2 and f"--run {run.relative_to(ROOT)}" in result.stderr
     assert not (tmp_path / "scores.json").exists()
-
-
-def test_a_page_of_the_shipped_tables_run_itself_names_a_study(tmp_path):
-    result = run_python("controller/web.py", "doom", "--run", TABLE, "--out", tmp_path / "page.html")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
-    assert f"--run {STUDIES[0].relative_to(ROOT)}" in result.stderr or f"--run {STUDIES[0]}" in result.stderr

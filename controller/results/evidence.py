@@ -10,7 +10,7 @@ from env.run.errors import UserError
 from env.run.files import load_arrays, read_json, read_jsonl
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings, load_settings
-from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_systems, shipped_table
+from env.run.weights import SHIPPED, fingerprint, fingerprints, model_paths, shipped, shipped_systems
 from env.tasks import Task
 
 Rows = list[dict[str, Any]]
@@ -22,7 +22,7 @@ class Agent:
     """A C, as far as it got.
 
     Attributes:
-        name: its folder's.
+        name: its folder's; that of the agent that comes with the project ends with SHIPPED.
         settings: with which it was evolved.
         log: its evolution's.
         weights: its parameters' file.
@@ -53,7 +53,6 @@ class Evidence:
         agents: the C's on them.
         policies: scores of policies without skill, by name.
         systems: agents with another memory or another trainer than the paper's, with the logs of their V and M.
-        title: what files about it are called; empty for the task's name.
     """
 
     source: str
@@ -64,12 +63,6 @@ class Evidence:
     agents: list[Agent]
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     systems: list[tuple[Agent, dict[str, Rows]]] = field(default_factory=list)
-    title: str = ""
-
-    @property
-    def name(self) -> str:
-        """What files about it are called."""
-        return self.title or self.task.name
 
 
 def of_shipped(task: Task) -> Evidence:
@@ -81,8 +74,10 @@ def of_shipped(task: Task) -> Evidence:
     paths = model_paths(task.name, None)
     own = shipped("controller", task.name, "best.npz").parent
     agents = [_agent(folder, folder.name, folder, None) for folder in sorted((own / ROWS).glob("*")) if folder.is_dir()]
-    best = _agent(own, "shipped", own, None)
-    if fingerprint(best.weights) not in {fingerprint(agent.weights) for agent in agents}:  # it may be one of them
+    best = _agent(own, SHIPPED, own, None)
+    same = [fingerprint(agent.weights) == fingerprint(best.weights) for agent in agents]  # it may be one of them
+    agents = [replace(agent, name=f"{agent.name}, {SHIPPED}") if its else agent for agent, its in zip(agents, same)]
+    if not any(same):
         agents.insert(0, best)
     policies = {}
     for path in sorted(own.glob("*.json")):
@@ -99,18 +94,6 @@ def of_shipped(task: Task) -> Evidence:
         policies,
         [_system(folder) for folder in sorted(shipped_systems(task.name).glob("*")) if (folder / "controller" / "best.npz").exists()],
     )
-
-
-def of_shipped_table(task: Task) -> Evidence | None:
-    """The run with the paper's whole table that comes with the project; None where there is none of this game.
-
-    Raises:
-        UserError: a file is damaged.
-    """
-    path = shipped_table(task.name)
-    if not path.is_dir():
-        return None
-    return replace(of_run(task, path), source="the run of the whole table that comes with the project", title=f"{task.name}-table")
 
 
 def _system(path: Path) -> tuple[Agent, dict[str, Rows]]:

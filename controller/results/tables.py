@@ -24,6 +24,7 @@ from controller.results.scores import mean_and_std
 from controller.results.welch import PAPER_EPISODES, difference, paired, verdict
 from env.run.errors import UserError
 from env.run.settings import MEMORIES, TRAINERS, Controller
+from env.run.weights import SHIPPED
 from env.tasks import system
 
 NOT_RUN = "not run"
@@ -298,8 +299,9 @@ def systems_table(evidence: Evidence) -> Table:
     title = "Two memories, two trainers"
     if not evidence.systems:
         return Table(title, header, [], [], [])
-    scored = {agent.scores["mean"]: agent for agent in evidence.agents if agent.scores and not agent.stale}
-    best = scored[max(scored)] if scored else None
+    scored = [agent for agent in evidence.agents if agent.scores and not agent.stale]
+    # The one that comes with the project, which no table chose; of a run, the best.
+    best = max(scored, key=lambda agent: (agent.name.endswith(SHIPPED), agent.scores["mean"] if agent.scores else 0.0), default=None)
     found = ([(best, evidence.logs)] if best else []) + evidence.systems
     rows, data = [], []
     for agent, logs in found:
@@ -314,7 +316,7 @@ def systems_table(evidence: Evidence) -> Table:
             else ["", "", ""]
         )
         shown[0] = shown[0] or (f"refused: {agent.stale}" if agent.stale else "not scored")
-        rows.append([settings.memory, settings.trainer, where, *shown, f"{steps:,}", ", ".join(f"{h:.1f}" for h in hours)])
+        rows.append([settings.memory, settings.trainer, where, *shown, f"{steps:,}", ", ".join(map(_hours_shown, hours))])
         data.append({"memory": settings.memory, "trainer": settings.trainer, "world_steps": steps, "hours": hours, "scores": scores})
     there = {(agent.settings.memory, agent.settings.trainer) for agent, _ in found}
     for memory, trainer in ((m, t) for m in MEMORIES for t in TRAINERS if (m, t) not in there):

@@ -52,14 +52,9 @@ def shipped_run(task: str, memory: str, trainer: str) -> Path:
     return shipped_systems(task) / f"{memory}-{trainer}"
 
 
-def shipped_table(task: str) -> Path:
-    """A run with a C for each row of the paper's table, on a V and M of their own, that comes with the project; of some games alone."""
-    return shipped_controller(task).parent / "table"
-
-
 def comes_along(run: Path, task: str) -> bool:
     """Whether a run, or a file of it, comes with the project. Nobody writes into such a run."""
-    return any(run.resolve().is_relative_to(kept.resolve()) for kept in (shipped_systems(task), shipped_table(task)))
+    return run.resolve().is_relative_to(shipped_systems(task).resolve())
 
 
 def is_shipped(weights: Path, task: str) -> bool:
@@ -69,8 +64,7 @@ def is_shipped(weights: Path, task: str) -> bool:
 
 
 def model_paths(task: str, run: Path | None) -> Models:
-    """The V and M that C plays with: the run's own, or, where it trained none, those shipped with the project. A run among another's
-    studies that has none itself takes the other's.
+    """The V and M that C plays with: the run's own, or, where it trained none, those shipped with the project.
 
     Args:
         task: its name.
@@ -80,13 +74,13 @@ def model_paths(task: str, run: Path | None) -> Models:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
     if run is not None:
-        run = _with_models(run)
         vae, rnn = vae_path(run), memory_path(run)
         if vae.exists() and rnn.exists():
             learned = vae.with_name("initial.npz")  # of a V that learned with M
             return Models(vae, rnn, learned if learned.exists() else run / "encode" / "initial.npz")
         if rnn.exists() and run.resolve().is_relative_to(shipped_systems(task)):  # on the V that comes with the project
-            return Models(shipped("vae", task, "weights.npz"), rnn, shipped("vae", task, "initial.npz"))
+            first = run / "encode" / "initial.npz"
+            return Models(shipped("vae", task, "weights.npz"), rnn, first if first.exists() else shipped("vae", task, "initial.npz"))
         for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
             if other.exists():
                 raise UserError(f"{run} has no {path.parent.name}/weights.npz: run {command} {task} --run {run} first")
@@ -102,23 +96,14 @@ def _own(run: Path, name: str, stage: str) -> Path:
     return next((path for path in learned if path.exists()), run / stage / "weights.npz")
 
 
-def _with_models(run: Path) -> Path:
-    """The run whose V and M `run` plays on: itself, or, where it is one of another's studies and has none, the other."""
-    has_own = any(_own(run, f"{name}.npz", stage).exists() for name, stage in (("vae", "vae"), ("memory", "rnn")))
-    path = run.resolve()
-    return path.parents[1] if path.parent.name == STUDIES and not has_own else run
-
-
 def vae_path(run: Path) -> Path:
-    """A run's V: where it learned with M, the one of that M; else that of the vae stage. A later round of a run that has none itself
-    takes that run's."""
-    own, path = _own(_with_models(run), "vae.npz", "vae"), run.resolve()
-    return vae_path(path.parents[1]) if path.parent.name == ROUNDS and not own.exists() else own
+    """A run's V: where it learned with M, the one of that M; else that of the vae stage."""
+    return _own(run, "vae.npz", "vae")
 
 
 def memory_path(run: Path) -> Path:
     """A run's M: where C and M learned together, the one that C is best with; else that of the rnn stage."""
-    return _own(_with_models(run), "memory.npz", "rnn")
+    return _own(run, "memory.npz", "rnn")
 
 
 def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
@@ -131,8 +116,9 @@ def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
 
 
 def start_path(task: str, source: str) -> Path:
-    """The C that an evolution begins with: the best of a run, or the one that comes with the project."""
-    return shipped_controller(task) if source == SHIPPED else Path(source) / "controller" / "best.npz"
+    """The C that an evolution begins with: the best of a run, or the one that comes with the project, or that of one of its rows."""
+    row = Path(source) / "best.npz"
+    return shipped_controller(task) if source == SHIPPED else row if row.exists() else Path(source) / "controller" / "best.npz"
 
 
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:

@@ -46,9 +46,11 @@ def lay_out(out: Path, run: Path) -> None:
         rows, study = _rows(out / name / "log.jsonl"), run / "studies" / name
         best = max((row for row in rows if "eval" in row), key=lambda row: row["eval"])
         (study / "controller").mkdir(parents=True)
+        for shared in ("vae", "encode", "rnn"):  # as those of run.sh's studies
+            (study / shared).symlink_to(Path("..", "..", shared), target_is_directory=True)
         write_json(study / "settings.json", its.to_dict())
-        shared = [row | {"seconds": row["seconds"] / len(plan.evolutions)} for row in rows]
-        JsonlLog(study / "controller" / "log.jsonl", rows=shared)
+        own = [row | {"seconds": row["seconds"] / len(plan.evolutions)} for row in rows]
+        JsonlLog(study / "controller" / "log.jsonl", rows=own)
         with np.load(out / name / "means.npz", allow_pickle=False) as means:
             mean = means[f"generation-{best['generation']}"]
         note = {"generation": best["generation"], "score": best["eval"], "std": best["eval_std"], "episodes": plan.scored}

@@ -4,7 +4,7 @@
     python controller/tools/doom_jax/train.py OUT --lay-out RUN
     python controller/tools/doom_jax/train.py OUT --smoke
 
-How the run in `controller/shipped/doom/table` was made, kept so that such a one can be made again; nothing else of the project uses it, and
+How the agents of Doom that come with the project were made, kept so that such ones can be made again; nothing else uses it, and
 JAX is none of its requirements. Games, random policy, seeds and CMA-ES are the project's own modules. The equations of V, M and dreams
 (vae/vae.py, rnn/rnn.py, rnn/dream.py) are written down once more, in JAX (models.py, dreams.py); tests/test_doom_jax.py holds them to
 the originals: losses, gradients, a dream's steps. What is not the same as in `bash run.sh doom`:
