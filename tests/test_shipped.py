@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, run_python
 
 from controller.results.scores import bootstrap_interval
-from env.run.files import load_arrays, read_jsonl
+from env.run.files import load_arrays, read_json, read_jsonl
 from env.run.settings import load_settings
 from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems
 
@@ -74,9 +74,9 @@ def test_the_shipped_doom_agent_lives(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("doom" not in SHIPPED, reason="no Doom agent is shipped yet")
-def test_who_has_no_skill_lives_as_long_in_the_dream_as_in_the_game():
-    """Left, right and nothing all the time: where a dream lets one of them live on, C finds it at once, and is worth nothing in
-    the game."""
+def test_who_has_no_skill_does_not_live_in_the_dream():
+    """Who stands still lives as long in the dream as in the game. At the walls, where the recordings' `hold` policy hardly ever is, dreams are
+    too easy (controller/README.md): C finds that, but who dodges must live far longer there, or no C would learn to."""
     from controller.simulate import constant_simulator
     from env.random_policy import ConstantPolicy
     from env.rollout import Job, WorldLanes, Worlds, rollout
@@ -89,7 +89,8 @@ def test_who_has_no_skill_lives_as_long_in_the_dream_as_in_the_game():
         dreamt = np.mean([result.length for result in dreams.play(np.array([[action]]), jobs)])
         lived = np.mean([result.length for result in rollout(WorldLanes(worlds, ConstantPolicy(np.array([action], np.float32))), jobs)])
         print(f"action {action:+.0f}: {dreamt:.0f} steps in the dream, {lived:.0f} in the game")
-        assert 0.7 < dreamt / lived < 1.4
+        assert 0.7 < dreamt / lived < (3.0 if action else 1.4)
+        assert dreamt < 0.6 * read_json(shipped("controller", "doom", "scores.json"))["dream"]["mean"]
     worlds.close()
 
 
