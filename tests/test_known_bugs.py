@@ -407,6 +407,27 @@ BUGS = [
         "np.zeros(size) if size else",
         "tests/test_es.py::test_it_begins_where_it_is_told_to",
     ),
+    Bug(
+        "a V that goes on learns again what it has learned from",
+        "env/episodes.py",
+        "skip -= 1\n                continue",
+        "skip -= 1",
+        "tests/test_episodes.py::test_a_pass_that_begins_in_its_middle_is_the_rest_of_the_whole_one",
+    ),
+    Bug(
+        "an actor-critic makes no room for what is pooled",
+        "controller/learning.py",
+        "* longest + pooled, options",
+        "* longest, options",
+        f"{ROUNDS}pooled_episodes_follow_a_runs_own",
+    ),
+    Bug(
+        "a checkpoint that cannot be read is deleted",
+        "env/run/checkpoints.py",
+        'damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))',
+        "damaged.unlink()",
+        f"{FAULTS}of_a_damaged_checkpoint_the_one_before_is_used",
+    ),
 ]
 
 
