@@ -1,6 +1,6 @@
 """Measure this machine for a few seconds and say how long each stage of a run will take on it.
 
-python controller/estimate.py carracing --scale day
+    python controller/estimate.py carracing --scale day
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Let C learn as an actor in M's imagination, beside a critic: the trainer actor_critic, in the place of CMA-ES.
 
     python controller/learn.py doom --memory rssm --trainer actor_critic --run runs/doom-rssm-actor_critic
-    python controller/learn.py carracing --memory rssm --trainer actor_critic --updates 40000
+    python controller/learn.py carracing --memory rssm --trainer actor_critic --actor-critic-updates 40000
 
 --world dream: M stays as it is, dreams start from the recorded episodes, and C is scored in dreams: all that C knows of the game is M.
 --world real: in turns the actor plays some episodes of the real game, and M, actor and critic learn from all that was played so far,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 
@@ -23,6 +24,7 @@ COMMANDS = [
     "vae/encode.py",
     "rnn/train.py",
     "controller/train.py",
+    "controller/learn.py",
     "controller/evaluate.py",
     "controller/report.py",
     "controller/estimate.py",
@@ -52,7 +54,12 @@ def test_help_opens_with_lines_to_paste_and_starts_no_tensorflow(command):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr
-    assert f"python {command} carracing" in result.stdout
+    assert f"python {command} " in result.stdout
+    doc, _, options = result.stdout.partition("\noptions:")
+    examples = re.findall(rf"^ +(?:mpirun [^\n]*)?python {command}.*$", doc, re.M)
+    assert examples
+    for example in examples:
+        assert set(re.findall(r"--[\w-]+", example.partition(command)[2])) <= set(re.findall(r"--[\w-]+", options)), example
 
 
 @pytest.mark.slow

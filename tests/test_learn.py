@@ -84,7 +84,7 @@ def test_a_played_episode_that_is_lost_is_told_of_and_done_without(online, tmp_p
     shutil.rmtree(again / "evaluate")
     lost = episode_path(again / "controller" / "played", 1)
     lost.unlink()
-    result = run_python("controller/learn.py", "carracing", "--run", again, "--updates", "12")
+    result = run_python("controller/learn.py", "carracing", "--run", again, "--actor-critic-updates", "12")
     ok(result)
     assert f"warning: {lost} is missing or damaged: learning goes on without that episode" in result.stderr
     rows = read_jsonl(again / "controller" / "log.jsonl")
