@@ -3,15 +3,16 @@
     python tests/bench.py world
     python tests/bench.py all --json tests/benches/bench.json
     python tests/bench.py dream --run runs/doom
+    python tests/bench.py saving --json tests/benches/saving.json
     python tests/bench.py growth --json tests/benches/growth.json --plot tests/benches/growth.png
 
 world: CarRacing as the agent sees it, with our drawing, with gymnasium's picture, and with gymnasium's own drawing.
 drawing: how near our drawing is to gymnasium's. loop: the whole agent, V + M + C + world.
 dream: Doom's dream, steps of living dreams only. extract, encode: recording, and turning recordings into latents.
 vae, rnn: the trainings of V and M. imagine: the RSSM's posterior and imagination, and an actor-critic's training step.
-scaling: 2 ranks against one, and how long ranks wait for each other.
-memory: of V's training and of a rank. all: all of these. growth: how throughput and memory change with slots, lanes,
-population, episodes on disk and the size of z; it takes some minutes and is not part of all.
+scaling: 2 ranks against one, and how long ranks wait for each other. memory: of V's training and of a rank.
+all: all of these. Not part of all: saving, what checkpoints cost; growth, how throughput and memory change with slots, lanes,
+population, episodes on disk and the size of z, which takes some minutes.
 
 What plays runs on one core, the trainings on all. Inputs are real: recordings made on the spot, the shipped weights. Figures are
 medians after a warm-up; dreams of a whole population run once. Beside each stands, where its work is matrix products, what
@@ -36,7 +37,7 @@ from env.run.compute import available_cores, limit_threads
 from env.run.errors import UserError
 from env.run.files import write_json
 from env.run.flags import OneLineParser
-from tests.benches import commands, drawing, growth, imagine, play
+from tests.benches import commands, drawing, growth, imagine, play, saving
 from tests.benches.data import Data
 
 BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
@@ -51,9 +52,10 @@ BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
     "imagine": imagine.bench_imagine,
     "scaling": commands.bench_scaling,
     "memory": commands.bench_memory,
+    "saving": saving.bench_saving,
     "growth": growth.bench_growth,
 }
-ALL = [name for name in BENCHES if name not in ("growth", "drawing")]
+ALL = [name for name in BENCHES if name not in ("growth", "drawing", "saving")]
 
 
 def show(figures: dict[str, float]) -> None:

@@ -50,7 +50,8 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-KillWait=20
+KillWait=5
+SchedulerParameters=sched_interval=2,bf_interval=2
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=4 RealMemory=4000
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=4 RealMemory=4000
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
@@ -135,10 +136,10 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     made.stop()
 
 
-def until(done, seconds: float, what: str) -> None:
+def until(done, seconds: float, said, what: str = "") -> None:
     end = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, f"{what} {said()}"
         time.sleep(0.2)
 
 
@@ -151,18 +152,18 @@ def test_a_job_goes_on_after_a_signal_and_a_lost_node(cluster, tmp_path):
     rows = lambda: read_jsonl(run / "controller" / "log.jsonl") if (run / "controller" / "log.jsonl").exists() else []  # noqa: E731
     said = lambda: log.read_text() if log.exists() else ""  # noqa: E731
 
-    until(lambda: len(rows()) >= 3, 300, f"the job does not get on: {said()}")
+    until(lambda: len(rows()) >= 3, 900, said, "the job does not get on:")
     cluster.run("scancel", "--signal=USR1", "--batch", job)
-    until(lambda: "ended with exit code 75 (start number 1)" in said(), 20, said())
+    until(lambda: "ended with exit code 75 (start number 1)" in said(), 20, said)
     stopped = len(rows())
     assert 3 <= stopped < 24
 
-    until(lambda: len(rows()) >= stopped + 2, 300, f"it was not started again: {said()}")
+    until(lambda: len(rows()) >= stopped + 2, 900, said, "it was not started again:")
     assert cluster.run("squeue", "-h", "-j", job, "-o", "%N") == "n[1-2]"
     cluster.lose("n2", run)
-    until(lambda: "start number 2" in said() or "NODE FAILURE" in said() or "NODE_FAIL" in said(), 120, said())
+    until(lambda: "start number 2" in said() or "NODE FAILURE" in said() or "NODE_FAIL" in said(), 120, said)
     cluster.run("slurmd", "-f", cluster.folder / "slurm.conf", "-N", "n2")
-    until(lambda: "finished: see" in said(), 600, said())
+    until(lambda: "finished: see" in said(), 900, said)
 
     pipeline = ("controller/pipeline.py", *WORDS, "--run", alone, *settings, "--ranks", "1", "--no-estimate")
     result = run_python(*pipeline)
