@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from env.run.compute import limit_threads  # noqa: E402
-from env.run.settings import Settings
+from env.run.settings import Settings  # noqa: E402
 from env.tasks import get_task  # noqa: E402
 
 limit_threads()

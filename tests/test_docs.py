@@ -68,7 +68,8 @@ def test_links_lead_somewhere(readme):
 def test_files_that_are_named_exist(readme):
     for name in re.findall(r"`((?:[\w.]+/)*[\w]+\.(?:py|json|md|sh|png|ipynb))`", readme.read_text()):
         places = [ROOT / name, readme.parent / name, *(place for depth in ("*", "*/*", "*/*/*") for place in ROOT.glob(f"{depth}/{name}"))]
-        made = {"report.md", "scores.json", "reconstructions.png", "openloop.gif", "settings.json", "stage.json", "my_game.py", "rounds.md", "rounds.json"}
+        made = {"report.md", "scores.json", "reconstructions.png", "openloop.gif", "settings.json", "stage.json", "my_game.py"}
+        made |= {"rounds.md", "rounds.json"}
         theirs = re.match(
             r"(carracing|doomrnn|vae|rnn|log)/|extract.py|series.py|model.py|es.py|(\w+_)?train.py|env.py|plot_training", name
         )

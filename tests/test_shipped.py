@@ -75,8 +75,8 @@ def test_the_shipped_doom_agent_lives(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("doom" not in SHIPPED, reason="no Doom agent is shipped yet")
 def test_who_has_no_skill_does_not_live_in_the_dream():
-    """Who stands still lives as long in the dream as in the game. At the walls, where the recordings' `hold` policy hardly ever is, dreams are
-    too easy (controller/README.md): C finds that, but who dodges must live far longer there, or no C would learn to."""
+    """Who stands still lives as long in the dream as in the game. At the walls, where the recordings' `hold` policy hardly ever is,
+    dreams are too easy (controller/README.md): C finds that, but who dodges must live far longer there, or no C would learn to."""
     from controller.simulate import constant_simulator
     from env.random_policy import ConstantPolicy
     from env.rollout import Job, WorldLanes, Worlds, rollout
