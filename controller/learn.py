@@ -37,6 +37,7 @@ from env.run.errors import UserError
 from env.run.files import JsonlLog
 from env.run.rundir import Run
 from env.run.settings import Settings
+from env.run.stopping import asked_to_stop
 from env.run.weights import model_paths
 from env.tasks import Task
 from rnn.sequences import usable_episodes
@@ -48,7 +49,8 @@ TELL_EVERY = 30.0  # seconds between lines where there is no terminal for a prog
 
 
 def make_scorer(learning: Learning) -> Callable[[], np.ndarray]:
-    """What plays the scoring's episodes with C, and M, as they are at the moment: -> scores float64 [eval_episodes]."""
+    """What plays the scoring's episodes with C, and M, as they are at the moment: -> scores float64 [eval_episodes]. It raises Stopped as
+    `learning` does."""
     from functools import partial
 
     from controller.agent import make_agent
@@ -66,11 +68,11 @@ def make_scorer(learning: Learning) -> Callable[[], np.ndarray]:
             if not agents or learning.learns_to_see:  # an agent keeps the V that it was made with
                 agents[:] = [make_agent(task, settings, learning.vae, learning.memory)]
             agents[0].set_candidates(candidates)
-            return rollout(WorldLanes(worlds, agents[0]), jobs)
+            return rollout(WorldLanes(worlds, agents[0]), jobs, learning.pulse)
     else:
         beginnings = Beginnings.load(model_paths(task.name, run).initial, settings.vae.z_size)
         dreams = dream_lanes(task, settings, learning.memory, beginnings)
-        play = partial(play_lanes, dreams, jobs=jobs)
+        play = partial(play_lanes, dreams, jobs=jobs, pulse=learning.pulse)
 
     def score() -> np.ndarray:
         scores = np.zeros(len(jobs))
@@ -100,24 +102,35 @@ def learn(run: Run, task: Task) -> None:
         raise UserError(f"{run.path} has no trained M: run rnn/train.py {task.word} --run {run.path} first")
     usable_episodes(run)
     start_tensorflow()
-    options = settings.actor_critic
     stage.start()
-    learning = Learning(run, task)
-    log = JsonlLog(stage.log, keep=lambda row: row["update"] <= learning.updates, steps="update")
-    score = make_scorer(learning)
-    where = "the real world" if learning.online else f"dreams at temperature {settings.controller.temperature:g}"
+    with asked_to_stop() as asked:
+        learning = Learning(run, task, asked)
+        learn_on(learning, JsonlLog(stage.log, keep=lambda row: row["update"] <= learning.updates, steps="update"))
+    stage.finish({"updates": learning.updates, "steps": learning.steps, "best": learning.best})
+    print(f"controller: {learning.updates} updates, {learning.steps} steps played, best {learning.best:.1f} -> {stage.dir / 'best.npz'}")
+
+
+def learn_on(learning: Learning, log: JsonlLog) -> None:
+    """All rounds that are left.
+
+    Raises:
+        Stopped: see Learning; and UserError where a loss is no number.
+    """
+    options, score = learning.settings.actor_critic, make_scorer(learning)
+    where = "the real world" if learning.online else f"dreams at temperature {learning.settings.controller.temperature:g}"
     print(f"controller: actor and critic learn in imagination, scored in {where}; {options.updates} updates", flush=True)
     bar = progress(desc="controller", total=options.updates, initial=learning.updates, unit="update")
     began, first = time.monotonic(), learning.updates
     told = saved = began
     cost = 0.0
     while learning.updates < options.updates:
-        due = learning.updates // options.eval_every
-        row = learning.learn_round()
+        learning.learn_round()
+        scoring = time.monotonic()
+        scores = score() if learning.due else None
+        row = learning.finish_round()
         bar.update(learning.updates - bar.n)
-        if learning.updates // options.eval_every > due:
-            scoring = time.monotonic()
-            row |= learning.keep(score()) | {"eval_seconds": time.monotonic() - scoring}
+        if scores is not None:
+            row |= learning.keep(scores) | {"eval_seconds": time.monotonic() - scoring}
         log.append(row)
         now = time.monotonic()
         if bar.disable and (now - told >= TELL_EVERY or "eval" in row):
@@ -133,8 +146,6 @@ def learn(run: Run, task: Task) -> None:
     if not np.isfinite(learning.best):  # ended before any scoring was due
         learning.keep(score())
         learning.save()
-    stage.finish({"updates": learning.updates, "steps": learning.steps, "best": learning.best})
-    print(f"controller: {learning.updates} updates, {learning.steps} steps played, best {learning.best:.1f} -> {stage.dir / 'best.npz'}")
 
 
 def main() -> None:

@@ -8,19 +8,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode, write_episode
 from env.recordings import pooled_rows
-from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
+from env.rollout import Job, Pulse, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.checkpoints import Checkpoints
 from env.run.compute import available_cores
 from env.run.errors import UserError
 from env.run.files import load_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
+from env.run.stopping import Asked, Stopped
 from env.run.weights import fingerprints, model_paths, save_weights, vae_path
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from controller.actor_critic import ActorCritic
+    from env.run.training import Row
     from rnn.memory import Memory
     from vae.vae import ConvVAE
 
@@ -105,13 +107,13 @@ class Play:
         """The file of the episode that is played as the `number`th."""
         return episode_path(self._folder, number)
 
-    def round(self, number: int) -> tuple[list[float], int]:
+    def round(self, number: int, pulse: Pulse) -> tuple[list[float], int]:
         """Play round `number` and keep its episodes; returns their scores and how many steps they had."""
         count = self._settings.actor_critic.round_episodes
         numbers = range(number * count, (number + 1) * count)
         jobs = [Job(i, 0, episode_seed(self._settings.seed, Purpose.TRAINING, 0, 0, i)) for i in numbers]
         scores, steps = [], 0
-        for result in rollout(self._open(), jobs):
+        for result in rollout(self._open(), jobs, pulse):
             assert result.episode is not None
             write_episode(self.path(result.job.index), self._keep(result.episode), compress=self._settings.sees_pixels)
             scores.append(result.score)
@@ -119,25 +121,45 @@ class Play:
         return scores, steps
 
 
+class Round(NamedTuple):
+    """A round that is being learned from.
+
+    Attributes:
+        played: what the log says of its episodes, if any were played.
+        row: of its updates so far.
+        count: updates that it has in all.
+        steps: steps played until its end.
+    """
+
+    played: dict[str, float]
+    row: Row
+    count: int
+    steps: int
+
+
 class Learning:
     """What is learned, and all that leads from one round to the next.
 
     Args:
         run, task: the run.
+        asked: whether somebody asked to stop; then, in a round's midst, too, a checkpoint is written, and Stopped raised.
+
+    Attributes:
+        rounds, updates, steps: finished rounds, and the updates and the steps played in them.
     """
 
-    def __init__(self, run: Run, task: Task) -> None:
+    def __init__(self, run: Run, task: Task, asked: Asked) -> None:
         import keras
         import tensorflow as tf
 
         from controller.actor_critic import ActorCritic
         from controller.agent import make_policy
-        from env.run.training import restore
+        from env.run.training import Row, restore
         from rnn.train import make_optimizer
         from vae.vae import load_vae
 
         settings = self.settings = run.settings
-        self.run, self.task, self.folder = run, task, run.path / "controller"
+        self.run, self.task, self.folder, self._asked = run, task, run.path / "controller", asked
         self.online = settings.controller.world == "real"
         keras.utils.set_random_seed(settings.seed)
         self.memory = load_memory(run.path / "rnn" / "weights.npz", task, settings, settings.of_memory.dtype)
@@ -165,6 +187,8 @@ class Learning:
         latest = self.checkpoints.latest()
         restore(latest, self.kept)
         self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)
+        begun = latest.meta.get("round") if latest else None
+        self.begun = Round(begun["played"], Row(begun["row"]), begun["count"], begun["steps"]) if begun else None
         self.step = make_step(self.memory, self.optimizer, self.learner, settings)
         options = settings.actor_critic
         capacity = min(options.capacity, frames_to_come(run))
@@ -188,15 +212,25 @@ class Learning:
         else:
             recorded = episode_paths(self.run) if self.learns_to_see else usable_episodes(self.run).paths
             self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
-        for number in range(self.rounds * options.round_episodes if self.play else 0):
+        for number in range(self.rounds):
+            self.recall_round(number)
+        self.replay.all_seen()
+        if self.begun:
+            self.recall_round(self.rounds)
+            for update in range(self.updates, self.updates + self.begun.row.count):
+                self.cut(update)  # what of the round's frames was learned from already
+        self.replay.check(options.window)
+
+    def recall_round(self, number: int) -> None:
+        """Add what was played in round `number` to the replay."""
+        count = self.settings.actor_critic.round_episodes
+        for episode in range(number * count, (number + 1) * count) if self.play else ():
             assert self.play is not None
-            path = self.play.path(number)
+            path = self.play.path(episode)
             try:
                 self.replay.add(read_episode(path, self.arrays))
             except UserError:  # its actor is gone, it cannot be played again
                 print(f"warning: {path} is missing or damaged: learning goes on without that episode", file=sys.stderr, flush=True)
-        self.replay.all_seen()
-        self.replay.check(options.window)
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -204,52 +238,80 @@ class Learning:
 
         for counter, value in zip(self.counters, (self.rounds, self.updates, self.steps)):
             counter.assign(value)
-        self.checkpoints.save(self.updates, arrays_of(self.kept))
+        begun = self.begun._asdict() | {"row": self.begun.row.state()} if self.begun else {}
+        self.checkpoints.save(self.updates + (self.begun.row.count if self.begun else 0), arrays_of(self.kept), {"round": begun})
+
+    def pulse(self, *_: int) -> None:
+        """Stop here if somebody asked to: what is being played is played again."""
+        if self._asked.signal:
+            self.save()
+            raise Stopped(self._asked.signal, f"in round {self.rounds + 1}")
+
+    def cut(self, update: int) -> Batch:
+        """An update's batch, decided by the run's seed and its number."""
+        options, rng = self.settings.actor_critic, np.random.default_rng([self.settings.seed, 3, update])
+        return self.replay.sample(rng, options.batch, options.window, options.near_ends)
 
     def batches(self, count: int) -> Iterator[tuple]:
-        """The next updates' batches, each decided by the run's seed and its number."""
+        """The batches of the present round's next `count` updates."""
         from env.run.training import stream, with_seeds
 
-        options, done, seed = self.settings.actor_critic, self.updates, self.settings.seed
+        assert self.begun
+        options, done, seed = self.settings.actor_critic, self.updates + self.begun.row.count, self.settings.seed
 
         def cut() -> Iterator[Any]:
-            for update in range(done, done + count):
-                yield self.replay.sample(np.random.default_rng([seed, 3, update]), options.batch, options.window, options.near_ends)
+            yield from map(self.cut, range(done, done + count))
 
         sizes = (self.settings.vae.z_size, self.task.actions.size)
         signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see)
         return with_seeds(stream(cut, signature, ahead=4), seed, done)
 
-    def learn_round(self) -> dict[str, float]:
-        """Play, if the real world is played, then learn; returns the log's row."""
-        options, began = self.settings.actor_critic, time.monotonic()
+    def begin_round(self) -> Round:
+        """Play, if the real world is played."""
+        from env.run.training import Row
+
+        options, began, steps = self.settings.actor_critic, time.monotonic(), self.steps
         row: dict[str, float] = {}
         count = min(OFFLINE_ROUND, options.eval_every - self.updates % options.eval_every)
         if self.play:
             self.replay.all_seen()  # of the last round: what a resumed run cannot know
-            scores, steps = self.play.round(self.rounds)
-            for number in range(self.rounds * options.round_episodes, (self.rounds + 1) * options.round_episodes):
-                self.replay.add(read_episode(self.play.path(number), self.arrays))
-            self.steps += steps
+            scores, played = self.play.round(self.rounds, self.pulse)
+            self.recall_round(self.rounds)
+            steps += played
             row = {
                 "played": float(np.mean(scores)),
                 "played_min": min(scores),
                 "played_max": max(scores),
                 "play_seconds": time.monotonic() - began,
             }
-            count = max(1, round(options.train_ratio * steps / (options.batch * options.window)))
-        count = min(count, options.updates - self.updates)
-        sums: dict[str, Any] = {}
-        for parts in self.batches(count):
-            terms = self.step(*parts)
-            sums = {key: sums[key] + value if sums else value for key, value in terms.items()}
-        self.rounds, self.updates = self.rounds + 1, self.updates + count
-        means = {key: float(value) / count for key, value in sums.items()}
-        bad = [key for key, value in means.items() if not np.isfinite(value)]
+            count = max(1, round(options.train_ratio * played / (options.batch * options.window)))
+        return Round(row, Row(), min(count, options.updates - self.updates), steps)
+
+    def learn_round(self) -> None:
+        """Play, if the real world is played, then learn, or go on with a round that was begun."""
+        self.begun = self.begun or self.begin_round()
+        row, count = self.begun.row, self.begun.count
+        for parts in self.batches(count - row.count):
+            row.add(self.step(*parts))
+            self.pulse()
+        bad = [key for key, value in row.means().items() if not np.isfinite(value)]
         if bad:
-            raise UserError(f"controller: {bad[0]} became {means[bad[0]]}: lower the learning rates; the checkpoint is kept")
+            raise UserError(f"controller: {bad[0]} became {row.means()[bad[0]]}: lower the learning rates; the checkpoint is kept")
+
+    @property
+    def due(self) -> bool:
+        """Whether C is to be scored before the present round is finished."""
+        assert self.begun
+        every = self.settings.actor_critic.eval_every
+        return (self.updates + self.begun.count) // every > self.updates // every
+
+    def finish_round(self) -> dict[str, float]:
+        """The present round is whole; returns the log's row."""
+        assert self.begun
+        played, row, count, self.steps = self.begun
+        self.begun, self.rounds, self.updates = None, self.rounds + 1, self.updates + count
         head = {"round": self.rounds, "update": self.updates, "steps": self.steps}
-        return head | row | means | {"seconds": time.monotonic() - began, "cores": available_cores()}
+        return head | played | row.means() | {"seconds": played.get("play_seconds", 0.0) + row.seconds(), "cores": available_cores()}
 
     def candidate(self) -> np.ndarray:
         """C's parameters as they are now, float32 [size]."""

@@ -10,7 +10,7 @@ from env.run.errors import UserError
 from env.run.files import read_jsonl
 from env.run.rundir import saved_settings
 from env.run.settings import Settings
-from env.run.stages import Stage
+from env.run.stages import Stage, pool_path
 
 
 def recordings(run: Path, settings: Settings, seen: tuple[Path, ...] = ()) -> list[Path]:
@@ -39,7 +39,7 @@ def pooled(run: Path, settings: Settings, seen: tuple[Path, ...] = ()) -> list[P
     """
     if not settings.extract.pool:
         return []
-    pool, seen = Path(settings.extract.pool), (*seen, run.resolve())
+    pool, seen = pool_path(run, settings), (*seen, run.resolve())
     if pool.resolve() in seen:
         raise UserError(f"extract.pool of {run} is {pool}, which leads back to itself: give another run")
     its = saved_settings(pool)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +14,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_python, without_times
 
+from controller.learn import learn_on
+from controller.learning import Learning
 from env.episodes import LATENTS, episode_path, read_episode
-from env.run.files import load_arrays, read_jsonl
+from env.run.checkpoints import Checkpoints
+from env.run.compute import start_tensorflow
+from env.run.files import JsonlLog, load_arrays, read_jsonl
+from env.run.rundir import Run, load_settings
+from env.run.stopping import Stopped
 from env.run.weights import fingerprint
+from env.tasks import get_task
 
 TINY = "--scale smoke --max-steps 40 --extract-episodes 4 --rssm-steps 6 --evaluate-episodes 2 --no-estimate".split()
 ACTOR = "--actor-critic-updates 9 --actor-critic-eval-every 3 --controller-eval-episodes 2 --actor-critic-train-ratio 3".split()
@@ -75,6 +84,55 @@ def test_a_killed_training_goes_on_to_the_same_end(online, tmp_path):
     assert rows == expected
     ours, theirs = (load_arrays(path / "controller" / "mean.npz")[0]["params"] for path in (again, online))
     np.testing.assert_array_equal(ours, theirs)
+
+
+class AskedAfter:
+    """Somebody asks to stop at the moment at which it is looked for the `count`th time."""
+
+    def __init__(self, count: float) -> None:
+        self._left = count
+
+    @property
+    def signal(self) -> int:
+        self._left -= 1
+        return signal.SIGTERM if self._left <= 0 else 0
+
+
+@pytest.mark.slow
+def test_stopped_again_and_again_it_comes_to_the_same(online, tmp_path):
+    """While it plays, between two updates of a round, and while C is scored: what is on disk then is enough."""
+    start_tensorflow()
+    task, settings = get_task("carracing"), load_settings(online / "settings.json")
+    options = dataclasses.replace(settings.actor_critic, updates=6, xla=False)
+    settings = dataclasses.replace(settings, actor_critic=options)
+
+    def learn_until(run: Run, looks: float) -> bool:
+        """Whether it came to the end before it was asked to stop."""
+        learning = Learning(run, task, AskedAfter(looks))
+        log = JsonlLog(run.stage("controller").log, keep=lambda row: row["update"] <= learning.updates, steps="update")
+        try:
+            learn_on(learning, log)
+        except Stopped:
+            return False
+        return True
+
+    # It looks 40 times while it plays a round, then after each of three updates, and 40 times while C is scored.
+    runs, looks, stopped = [tmp_path / "whole", tmp_path / "stopped"], iter((np.inf, 50, 42, 42, np.inf)), []
+    for path in runs:
+        for stage in ("extract", "vae", "encode", "rnn"):
+            shutil.copytree(online / stage, path / stage)
+        run = Run(path, settings)
+        run.stage("controller").start()
+        while not learn_until(run, next(looks)):
+            begun = Checkpoints(path / "controller", run.stage("controller").identity()).latest().meta["round"]
+            stopped.append(begun["row"]["count"] if begun else None)
+        run.release()
+    assert stopped == [3, None, 2], "in scoring, in play, and after two updates"
+    rows, expected = ([without_times(row) for row in read_jsonl(path / "controller" / "log.jsonl")] for path in reversed(runs))
+    assert rows == expected and [row["update"] for row in rows] == [3, 6]
+    for name in ("mean.npz", "best.npz"):
+        ours, theirs = (load_arrays(path / "controller" / name)[0]["params"] for path in runs)
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.slow

@@ -114,6 +114,21 @@ def test_pooled_episodes_follow_a_runs_own(tmp_path):
     assert frames_to_come(run) == 4 * (settings.world.max_steps + 1) + 2 * 8 + 3 * 6, "an actor-critic learns from all of them"
 
 
+def test_a_pool_of_a_pool_is_found_from_another_folder(tmp_path, monkeypatch):
+    """Whose settings name it as it was given where that run was made."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        folder.mkdir()
+    monkeypatch.chdir(there)
+    recorded(Path("runs/first"), with_extract(SMOKE, episodes=3))
+    recorded(Path("runs/second"), with_extract(SMOKE, episodes=2, pool="runs/first"))
+    monkeypatch.chdir(here)
+    settings = with_extract(SMOKE, episodes=1, pool=str(there / "runs" / "second"))
+    paths = recordings(recorded(Path("third"), settings), settings)
+    assert [path.parents[2].name for path in paths] == ["third", "second", "second", "first", "first", "first"]
+    assert all(path.exists() for path in paths)
+
+
 def test_a_pool_that_does_not_fit_is_refused(tmp_path):
     first = recorded(tmp_path / "first", with_extract(SMOKE, episodes=2))
     own = tmp_path / "own"

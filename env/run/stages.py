@@ -33,6 +33,13 @@ INPUTS: dict[str, tuple[str, ...]] = {
 KEPT = ("weights.npz", "vae.npz", "memory.npz", "initial.npz", "best.npz", "scores.json", "log.jsonl")
 
 
+def pool_path(run: Path, settings: Settings) -> Path:
+    """The run that `run` has pooled (extract.pool). A pool of a pool may have been named from another folder than the present one: what
+    is not found from here is looked for from each of the folders that the run lies in."""
+    pool = Path(settings.extract.pool)
+    return next((place / pool for place in (Path(), *run.resolve().parents) if (place / pool).is_dir()), pool)
+
+
 class Stage:
     """One stage's folder in a run.
 
@@ -101,7 +108,7 @@ class Stage:
         """The fingerprints of what the settings name of other runs, to begin with or to learn from: nothing if they name none."""
         settings, task = self._settings, self._settings.task
         if self.name == "extract" and settings.extract.pool:
-            return {"pool": Stage(Path(settings.extract.pool), "extract", settings).product}
+            return {"pool": Stage(pool_path(self._run, settings), "extract", settings).product}
         section = {"vae": settings.vae, "rnn": settings.of_memory, "controller": settings.controller}.get(self.name)
         if section is None or not section.start:
             return {}

@@ -113,29 +113,36 @@ class Row:
 
     Args:
         begun: what `state` gave, or nothing for a new one.
+
+    Attributes:
+        count: steps so far.
     """
 
     def __init__(self, begun: dict[str, Any] | None = None) -> None:
         begun = begun or {"sums": {}, "count": 0, "seconds": 0.0}
         self._sums: dict[str, Any] = {key: tf.constant(value, tf.float32) for key, value in begun["sums"].items()}
-        self._count, self._before, self._started = begun["count"], begun["seconds"], time.monotonic()
+        self.count, self._before, self._started = begun["count"], begun["seconds"], time.monotonic()
 
     def add(self, terms: dict[str, tf.Tensor]) -> None:
         """Add a step's."""
         self._sums = {key: self._sums[key] + value if self._sums else value for key, value in terms.items()}
-        self._count += 1
+        self.count += 1
 
     def state(self) -> dict[str, Any]:
         """What can be written as JSON, and gone on from."""
-        return {"sums": {key: float(value) for key, value in self._sums.items()}, "count": self._count, "seconds": self._seconds()}
+        return {"sums": {key: float(value) for key, value in self._sums.items()}, "count": self.count, "seconds": self.seconds()}
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
+        """Since it was begun, but for the time between a stop and what came after."""
         return self._before + time.monotonic() - self._started
+
+    def means(self) -> dict[str, float]:
+        """Of each term."""
+        return {key: float(value) / self.count for key, value in self._sums.items()}
 
     def finish(self, step: int) -> dict[str, Any]:
         """The row, up to `step`."""
-        means = {key: float(value) / self._count for key, value in self._sums.items()}
-        return {"step": step, **means, "seconds_per_step": self._seconds() / self._count, "cores": available_cores()}
+        return {"step": step, **self.means(), "seconds_per_step": self.seconds() / self.count, "cores": available_cores()}
 
 
 def resumed_log(folder: Path, latest: Checkpoint | None) -> JsonlLog:
