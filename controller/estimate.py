@@ -114,7 +114,7 @@ class Immortal:
     def imagine(self, *arguments: Any) -> Imagined:
         """M's answer, but that life goes on."""
         answer = self._memory.imagine(*arguments)
-        return answer._replace(goes_on=answer.goes_on * 0 + 1)
+        return answer._replace(over=answer.goes_on < 0)
 
 
 def measure_dream(task: Task, settings: Settings) -> float:

@@ -114,9 +114,9 @@ class Dream(gymnasium.Env):
             raise ValueError(f"action is {action}: this dream needs finite numbers of shape {self.action_space.shape}")
         noise = self._rng.standard_normal(self._memory.imagine_noise, np.float32)
         temperature = tf.constant(self.temperature, tf.float32)
-        self._states, reward, goes_on = self._imagine(self._states, _alike(action), temperature, _alike(noise))
+        self._states, reward, _, over = self._imagine(self._states, _alike(action), temperature, _alike(noise))
         self._steps += 1
-        return self._observe(), float(reward[0]), bool(goes_on[0] < 0.5), self._steps >= self._max_steps, {}
+        return self._observe(), float(reward[0]), bool(over[0]), self._steps >= self._max_steps, {}
 
     @property
     def state(self) -> State:
@@ -217,10 +217,10 @@ class DreamLanes:
 
         def step(t: tf.Tensor, state: State, reward: tf.Tensor, steps: tf.Tensor, alive: tf.Tensor) -> tuple:
             action = self._act(own, self._memory.features(state, self._feature_names))
-            state, gain, goes_on = self._memory.imagine(state, action, self._temperature, noise[t])
+            state, gain, _, over = self._memory.imagine(state, action, self._temperature, noise[t])
             reward += tf.where(alive, gain, 0.0)
             steps += tf.cast(alive, tf.int32)
-            return t + 1, state, reward, steps, alive & (goes_on >= 0.5) & (steps < left)
+            return t + 1, state, reward, steps, alive & ~over & (steps < left)
 
         start = (tf.constant(0), state, tf.zeros((lanes,)), tf.zeros((lanes,), tf.int32), left > 0)
         return tf.while_loop(lambda t, *_: t < BLOCK, step, start, maximum_iterations=BLOCK)[1:]

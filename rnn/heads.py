@@ -48,6 +48,11 @@ class Network(keras.layers.Layer):
         return self.last(x)
 
 
+def quantile(noise: tf.Tensor) -> tf.Tensor:
+    """Standard normal noise -> the uniform number that it is the normal quantile of."""
+    return 0.5 + 0.5 * tf.math.erf(noise * 0.5**0.5)
+
+
 class OneHot:
     """Independent categorical variables, `groups` of `classes` values each: the stochastic state of an RSSM (DreamerV2).
 
@@ -65,8 +70,7 @@ class OneHot:
     def sample(self, noise: tf.Tensor) -> tf.Tensor:
         """One-hot values float32 [..., groups * classes], decided by standard normal noise [..., groups]: its quantile picks each. The
         gradient goes straight through to the probabilities."""
-        quantile = 0.5 + 0.5 * tf.math.erf(noise * 0.5**0.5)
-        reached = quantile[..., None] > tf.cumsum(self.probs, axis=-1)[..., :-1]
+        reached = quantile(noise)[..., None] > tf.cumsum(self.probs, axis=-1)[..., :-1]
         picked = tf.one_hot(tf.reduce_sum(tf.cast(reached, tf.int32), axis=-1), self.probs.shape[-1])
         straight = tf.stop_gradient(picked - self.probs) + self.probs
         return tf.reshape(straight, (*_dynamic(straight)[:-2], straight.shape[-2] * straight.shape[-1]))

@@ -4,7 +4,7 @@ A memory's state is a nest of tensors [B, ...] that only the memory opens; other
 (`tf.nest.map_structure`). x is what the world shows, as V gives it: z, a sample of its posterior. In a drawing, where s is the state:
 
     s_0 = initial(x_0)      a_0 = C(features(s_0))      s_1 = observe(s_0, a_0, x_1)                           in the world
-                                                        s_1, reward_0, goes_on_0 = imagine(s_0, a_0)           in the dream
+                                                        s_1, reward_0, goes_on_0, over_0 = imagine(s_0, a_0)   in the dream
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class Imagined(NamedTuple):
     Attributes:
         state: the next one.
         reward: float32 [B].
-        goes_on: the probability that the episode does, float32 [B]. A dream ends where it is below one half.
+        goes_on: the probability that the episode does, float32 [B].
+        over: whether a dream ends here, bool [B].
     """
 
     state: State
     reward: tf.Tensor
     goes_on: tf.Tensor
+    over: tf.Tensor
 
 
 class Batch(NamedTuple):

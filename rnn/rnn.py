@@ -134,7 +134,8 @@ class MDNRNN(keras.Model):
         z = sample(output, self.mixtures, temperature, *tf.split(noise, 2, axis=1))
         reward = tf.fill((tf.shape(z)[0],), self.step_reward)
         goes_on = tf.ones_like(reward) if logit is None else tf.sigmoid(-logit)
-        return Imagined(State(z, h, c, tf.cast(goes_on < 0.5, tf.float32)[:, None]), reward, goes_on)
+        over = goes_on < 0.5
+        return Imagined(State(z, h, c, tf.cast(over, tf.float32)[:, None]), reward, goes_on, over)
 
     def features(self, state: State, names: str) -> tf.Tensor:
         """What C sees of a state: "z", "zh", "zc" or "zch" -> float32 [B, F]."""

@@ -24,7 +24,7 @@ import keras
 import tensorflow as tf
 
 from env.run.settings import Rssm
-from rnn.heads import Network, OneHot, scalar
+from rnn.heads import Network, OneHot, quantile, scalar
 from rnn.lstm import product
 from rnn.memory import Batch, Imagined
 from rnn.recurrence import Inputs, Kernels, Scales, State, Steps, distribution, next_h, posterior_logits, unroll
@@ -93,7 +93,8 @@ class RSSM(keras.Model):
         self.built = True
         self._eyes: Callable[[], ConvVAE] | None = None
 
-        self.initial_noise = self.observe_noise = self.imagine_noise = self.groups
+        self.initial_noise = self.observe_noise = self.groups
+        self.imagine_noise = self.groups + 1
         self.sample_noise = z_size + self.groups
         self.foresees_end = self.with_last = True
 
@@ -139,11 +140,16 @@ class RSSM(keras.Model):
         return State(h, self._distribution(logits).sample(noise))
 
     def imagine(self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, noise: tf.Tensor) -> Imagined:
-        """The next state, when M itself invents the answer to the action: s is drawn from the prior, at temperature tau > 0."""
+        """The next state, when M itself invents the answer to the action: s is drawn from the prior, at temperature tau > 0.
+
+        The end is drawn, too, by its probability as it is: deaths that M cannot foresee for certain, and these are most, would else never
+        come. (The paper's M, whose loss gives deaths ten times their weight, lets them come where they are likelier than not.)
+        """
         h = self._next_h(state, action)
-        state = State(h, self._distribution(self.prior(h), temperature).sample(noise))
+        state = State(h, self._distribution(self.prior(h), temperature).sample(noise[..., :-1]))
         seen = self.both(state)
-        return Imagined(state, self.reward_kind.pred(self.reward(seen)), tf.sigmoid(self.goes_on(seen)[..., 0]))
+        goes_on = tf.sigmoid(self.goes_on(seen)[..., 0])
+        return Imagined(state, self.reward_kind.pred(self.reward(seen)), goes_on, quantile(noise[..., -1]) > goes_on)
 
     def _distribution(self, logits: tf.Tensor, temperature: float | tf.Tensor = 1.0) -> OneHot:
         return distribution(logits, self.groups, self.settings.unimix, temperature)

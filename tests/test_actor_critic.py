@@ -137,7 +137,7 @@ class Line:
 
     def imagine(self, state, action, temperature, noise):
         x = tf.ensure_shape(tf.clip_by_value(state.x + 0.3 * action[:, :1] * self.slope, -2.0, 2.0), state.x.shape)
-        return Imagined(Place(x), 1.0 - tf.abs(x[:, 0] - 0.5), tf.ones_like(x[:, 0]))
+        return Imagined(Place(x), 1.0 - tf.abs(x[:, 0] - 0.5), tf.ones_like(x[:, 0]), x[:, 0] > 9)
 
     def features(self, state, names):
         return state.x
@@ -265,7 +265,7 @@ def test_c_prefers_what_a_confident_actor_does():
 def test_a_bandit_finds_the_arm_that_pays(gradient):
     class Bandit(Line):
         def imagine(self, state, action, temperature, noise):
-            return Imagined(state, action[:, 2], tf.zeros_like(action[:, 0]))
+            return Imagined(state, action[:, 2], tf.zeros_like(action[:, 0]), action[:, 0] < 9)
 
     keras.utils.set_random_seed(2)
     learner = ActorCritic(Policy(1, 3, 8), Discrete(3), dataclasses.replace(SMALL, actor_rate=1e-2, horizon=2), "z", 1.0)

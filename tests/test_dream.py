@@ -163,8 +163,8 @@ def test_death_comes_when_it_is_likelier_than_not_and_is_not_sampled(model):
     assert (logit > 0).any() and (logit < 0).any()
     for temperature in (0.1, 3.0):
         noise = tf.constant(rng.standard_normal((200, model.imagine_noise)), tf.float32)
-        after, reward, goes_on = model.imagine(state, action, temperature, noise)
-        np.testing.assert_array_equal(goes_on < 0.5, logit > 0)
+        after, reward, goes_on, over = model.imagine(state, action, temperature, noise)
+        np.testing.assert_array_equal(over, logit > 0)
         np.testing.assert_allclose(goes_on, 1 / (1 + np.exp(logit)), atol=1e-6)
         np.testing.assert_array_equal(after.restart[:, 0], logit > 0)
         assert (reward.numpy() == 1.0).all()
@@ -178,7 +178,7 @@ def test_temperature_spreads_dreams(model, beginnings):
         state = dream.state
         noise = tf.constant(np.random.default_rng(1).standard_normal((500, model.imagine_noise)), tf.float32)
         many = type(state)(*(tf.repeat(part, 500, axis=0) for part in state))
-        after, _, _ = model.imagine(many, tf.zeros((500, 1)), temperature, noise)
+        after = model.imagine(many, tf.zeros((500, 1)), temperature, noise).state
         spreads.append(after.z.numpy().std(axis=0).mean())
     assert spreads[0] < spreads[1] < spreads[2]
 

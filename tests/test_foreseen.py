@@ -146,7 +146,7 @@ class Walk:
         import tensorflow as tf
 
         x = state[0] + 0.1 * action + self.bias
-        return Imagined((x,), x[:, 0], tf.ones_like(x[:, 0]))
+        return Imagined((x,), x[:, 0], tf.ones_like(x[:, 0]), x[:, 0] > 1e9)
 
     def latent(self, state):
         return state[0]

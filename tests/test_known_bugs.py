@@ -422,6 +422,13 @@ BUGS = [
         f"{ROUNDS}pooled_episodes_follow_a_runs_own",
     ),
     Bug(
+        "an RSSM's dreams end only where death is likelier than not",
+        "rnn/rssm.py",
+        "quantile(noise[..., -1]) > goes_on",
+        "goes_on < 0.5",
+        f"{RSSM}a_dream_ends_as_often_as_m_says",
+    ),
+    Bug(
         "a checkpoint that cannot be read is deleted",
         "env/run/checkpoints.py",
         'damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))',

@@ -177,6 +177,7 @@ def test_a_hundred_steps_of_m_and_c_are_pythons(both):
         close += other
         if not other:
             assert answer["goesOn"] == pytest.approx(float(imagined.goes_on[0]), abs=1e-5)
+            assert answer["over"] == bool(imagined.over[0])
             assert answer["reward"] == pytest.approx(float(imagined.reward[0]), rel=1e-4, abs=1e-4)
         state = imagined.state
         np.testing.assert_allclose(page.ask("latent", state=listed(state)), memory.latent(state)[0], atol=1e-4)

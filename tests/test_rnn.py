@@ -270,11 +270,11 @@ def test_restart_is_one_at_an_episodes_first_step_only(mortal):
 def test_imagining_moves_h_as_observing_does_and_invents_z(model):
     state = model.observe(model.initial(random(4, 32), NONE), random(4, 3), random(4, 32, seed=1), NONE)
     action, noise, other = random(4, 3, seed=2), random(4, 64, seed=3), random(4, 64, seed=4)
-    dreamt, reward, goes_on = model.imagine(state, action, 1.0, noise)
+    dreamt, reward, goes_on, over = model.imagine(state, action, 1.0, noise)
     seen = model.observe(state, action, random(4, 32, seed=3), NONE)
     np.testing.assert_allclose(dreamt.h, seen.h, atol=1e-6)
     assert dreamt.z.shape == (4, 32)
-    assert (reward.numpy() == 0).all() and (goes_on.numpy() == 1).all()
+    assert (reward.numpy() == 0).all() and (goes_on.numpy() == 1).all() and not over.numpy().any()
     np.testing.assert_array_equal(dreamt.z, model.imagine(state, action, 1.0, noise)[0].z)
     assert not np.array_equal(dreamt.z, model.imagine(state, action, 1.0, other)[0].z)
 

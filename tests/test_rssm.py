@@ -191,12 +191,24 @@ def test_imagining_starts_at_a_reward_of_nothing_and_goes_on(memory):
     np.testing.assert_array_equal(tf.reduce_sum(tf.reshape(answer.state.s, (4, 3, 4)), axis=-1).numpy().round(5), np.ones((4, 3)))
 
 
+def test_a_dream_ends_as_often_as_m_says(memory):
+    """Also where each single death is unlikely: with the rule of the paper's M, likelier than not, none would ever come."""
+    memory.goes_on.last.kernel.assign(tf.zeros_like(memory.goes_on.last.kernel))
+    memory.goes_on.last.bias.assign([np.log(0.95 / 0.05)])
+    state, noise = memory.zero_state(4000), random(4000, memory.imagine_noise)
+    answer = memory.imagine(state, tf.zeros((4000, A)), 1.0, tf.constant(noise))
+    np.testing.assert_allclose(answer.goes_on, 0.95, atol=1e-5)
+    assert answer.over.numpy().mean() == pytest.approx(0.05, abs=0.015)
+    noise[:, :-1] = random(4000, memory.imagine_noise - 1, seed=9)  # what else happens has no part in it
+    np.testing.assert_array_equal(memory.imagine(state, tf.zeros((4000, A)), 1.0, tf.constant(noise)).over, answer.over)
+
+
 def test_temperature_decides_how_much_is_left_to_chance(memory):
     state = memory.initial(tf.constant(random(1, Z)), tf.zeros((1, 3)))
     many = tf.nest.map_structure(lambda part: tf.repeat(part, 500, axis=0), state)
 
     def kinds(temperature):
-        s = memory.imagine(many, tf.zeros((500, A)), temperature, tf.constant(random(500, 3))).state.s
+        s = memory.imagine(many, tf.zeros((500, A)), temperature, tf.constant(random(500, memory.imagine_noise))).state.s
         return len(np.unique(s.numpy().round(3), axis=0))
 
     assert kinds(1e-3) == 1 < kinds(0.3) <= kinds(1.0) <= kinds(3.0) + 5
@@ -266,7 +278,8 @@ def test_a_hidden_bit_is_remembered_and_foretold(dtype):
     states = memory.follow(batch, noise)
     state = tf.nest.map_structure(lambda part: part[:, 1], states)
     for _ in range(4):
-        state = memory.imagine(state, tf.zeros((rows, 1)), 1.0, tf.constant(rng.standard_normal((rows, 3), np.float32))).state
+        noise = tf.constant(rng.standard_normal((rows, memory.imagine_noise), np.float32))
+        state = memory.imagine(state, tf.zeros((rows, 1)), 1.0, noise).state
     assert np.mean(np.sign(memory.latent(state)[:, 0]) == bits) > 0.95
     assert np.isfinite(float(terms["z"]))
 

@@ -111,7 +111,7 @@ class Dream {
     this.state = answer.state;
     this.steps += 1;
     this.score += answer.reward;
-    if (answer.goesOn < 0.5) this.over = "dead";
+    if (answer.over) this.over = "dead";
     else if (this.steps >= this.data.most_steps) this.over = "limit";
   }
 }

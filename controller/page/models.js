@@ -237,7 +237,7 @@ class MDNRNN {
     return { z: Float32Array.from(x), ...this.advance(state, action), restart: 0 };
   }
 
-  /** -> {state, reward, goesOn}, and `picked`, which Gaussian each dimension took. */
+  /** -> {state, reward, goesOn, over}, and `picked`, which Gaussian each dimension took. */
   imagine(state, action, tau, noise) {
     const { mixtures, z_size, restart, step_reward } = this.shape;
     const { h, c } = this.advance(state, action);
@@ -256,7 +256,8 @@ class MDNRNN {
       const mean = output[at + mixtures + picked[d]];
       z[d] = mean + Math.exp(output[at + 2 * mixtures + picked[d]]) * Math.sqrt(tau) * noise.eps[d];
     }
-    return { state: { z, h, c, restart: goesOn < 0.5 ? 1 : 0 }, reward: step_reward, goesOn, picked };
+    const over = goesOn < 0.5;
+    return { state: { z, h, c, restart: over ? 1 : 0 }, reward: step_reward, goesOn, over, picked };
   }
 
   latent(state) {
@@ -327,7 +328,7 @@ class RSSM {
     this.goesOn = new Network(arena, weights, "continue");
     this.bins = shape.reward_loss === "two_hot" ? twoHotBins(shape.bins) : null;
     const groups = shape.groups;
-    this.noise = { initial: [groups, 0], observe: [groups, 0], imagine: [groups, 0] };
+    this.noise = { initial: [groups, 0], observe: [groups, 0], imagine: [groups + 1, 0] };
     this.dreamsOfReward = this.dreamsOfEnd = true;
   }
 
@@ -391,7 +392,8 @@ class RSSM {
     const h = this.nextH(state, action);
     const { s, picked } = this.draw(this.prior.run(h), tau, noise.u);
     const goesOn = sigmoid(this.goesOn.run(h, s)[0]);
-    return { state: { h, s }, reward: this.expected(this.reward.run(h, s)), goesOn, picked };
+    const over = noise.u[this.shape.groups] > goesOn;
+    return { state: { h, s }, reward: this.expected(this.reward.run(h, s)), goesOn, over, picked };
   }
 
   expected(outputs) {

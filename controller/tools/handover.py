@@ -85,7 +85,7 @@ def dreamt_deaths(memory: Any, act: Any, features: str, params: np.ndarray, stat
     @tf.function
     def step(state: Any, noise: tf.Tensor) -> tuple[Any, tf.Tensor]:
         imagined = memory.imagine(state, act(params, memory.features(state, features)), temperature, noise)
-        return imagined.state, imagined.goes_on < 0.5
+        return imagined.state, imagined.over
 
     ends = np.full(count, NEVER)
     for t in progress(range(HORIZONS[-1]), desc=f"dreams at {temperature:g}", unit="step"):
