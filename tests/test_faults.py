@@ -466,7 +466,7 @@ def test_a_process_that_is_still_ending_is_waited_for(tmp_path, task):
     holder = hold(tmp_path / "run")
     threading.Timer(0.5, holder.kill).start()
     Run(tmp_path / "run", task.scales["smoke"]).release()
-    holder.wait()
+    assert holder.wait() == -signal.SIGKILL, "the run was free only when its holder was gone"
 
 
 def test_what_a_killed_stage_was_writing_goes_when_it_is_started_again(tmp_path, task):

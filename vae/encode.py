@@ -26,6 +26,7 @@ from env.run.compute import start_tensorflow
 from env.run.errors import UserError
 from env.run.files import save_arrays
 from env.run.rundir import Run
+from env.run.stages import pool_path
 from env.run.weights import fingerprint
 from vae.train import episode_paths
 
@@ -75,7 +76,7 @@ def latents_of(encode: Encoder, episode: Episode) -> Episode:
 
 def known_latents(run: Run, number: int) -> Episode | None:
     """The latents of episode `number`, if it is a pooled one that its run has encoded by the same V; else None."""
-    settings, pool = run.settings, Path(run.settings.extract.pool)
+    settings, pool = run.settings, pool_path(run.path, run.settings)
     index = number - settings.extract.episodes
     if not settings.extract.pool or index < 0 or not (pool / "vae" / "weights.npz").exists():
         return None

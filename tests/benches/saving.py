@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from env.run.compute import available_cores
-from env.run.files import read_jsonl
+from env.run.files import read_jsonl, write_atomic
 from env.run.weights import shipped_controller
 from env.tasks import TASKS, Task
 from tests.benches.data import Data
@@ -87,16 +86,9 @@ def evolution_seconds(task: Task, folder: Path) -> tuple[float, float, float]:
     checkpoints, journal = Checkpoints(folder / "c", "bench"), JsonlLog(folder / "fitness.jsonl", rows=[])
     fitness = rng.standard_normal(c.population).tolist()
 
-    def pickled() -> None:
-        with open(folder / "es.pkl.tmp", "wb") as file:
-            pickle.dump((1, es), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(folder / "es.pkl.tmp", folder / "es.pkl")
-
     state = median_seconds(lambda number: checkpoints.save(number, es.arrays()))
     row = median_seconds(lambda number: journal.append({"generation": number, "fitness": fitness}, durable=True))
-    return state, median_seconds(lambda _: pickled()), row
+    return state, median_seconds(lambda _: write_atomic(folder / "es.pkl", lambda file: pickle.dump(es, file))), row
 
 
 def models(task: Task) -> tuple:
