@@ -100,7 +100,7 @@ def test_a_key_ends_a_pause(desktop):
 
 @pytest.mark.slow
 def test_a_dream_ends_and_the_next_begins(desktop):
-    short = "{ const m = page.play.models.memory, f = m.imagine.bind(m); m.imagine = (...all) => ({ ...f(...all), goesOn: 0.1 }) }"
+    short = "{ const m = page.play.models.memory, f = m.imagine.bind(m); m.imagine = (...all) => ({ ...f(...all), over: true }) }"
     desktop.run(short)
     desktop.wait("page.play.results.length > 1 && page.play.endedAt !== null")
     assert text(desktop, "over") == "The dream ends after 1 steps"
