@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from conftest import ROOT
+from forked import pytest_in
 
 
 class Bug(NamedTuple):
@@ -449,12 +448,10 @@ def finds(bug: Bug, folder: Path) -> str:
         return f"{bug.file} no longer has '{bug.right}'"
     file.write_text(text.replace(bug.right, bug.wrong, 1))
     fast = [] if "::" in bug.test else ["-m", "not slow"]  # of a whole file
-    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", *fast, "-p", "no:cacheprovider", bug.test]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    code, printed = pytest_in(folder, "-x", "-n", "0", *fast, "-p", "no:cacheprovider", bug.test)
     shutil.rmtree(folder)
-    asserted = "AssertionError" in result.stdout or "Failed: DID NOT RAISE" in result.stdout
-    found = result.returncode == 1 and "1 failed" in result.stdout and asserted
-    return "" if found else f"{bug.what}: {result.stdout[-800:]}"
+    asserted = "AssertionError" in printed or "Failed: DID NOT RAISE" in printed
+    return "" if code == 1 and "1 failed" in printed and asserted else f"{bug.what}: {printed[-800:]}"
 
 
 @pytest.mark.slow
