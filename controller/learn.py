@@ -121,8 +121,7 @@ def learn_on(learning: Learning, log: JsonlLog) -> None:
     print(f"controller: actor and critic learn in imagination, scored in {where}; {options.updates} updates", flush=True)
     bar = progress(desc="controller", total=options.updates, initial=learning.updates, unit="update")
     began, first = time.monotonic(), learning.updates
-    told = saved = began
-    cost = 0.0
+    told = began
     while learning.updates < options.updates:
         learning.learn_round()
         scoring = time.monotonic()
@@ -138,10 +137,8 @@ def learn_on(learning: Learning, log: JsonlLog) -> None:
             words = [f"{name} {row[key]:.1f}" for name, key in (("played", "played"), ("scored", "eval"), ("value", "value")) if key in row]
             print(f"controller: update {learning.updates} of {options.updates}, {', '.join(words)}, {duration(left)} left", flush=True)
             told = now
-        if now - saved >= 100 * cost or learning.updates == options.updates or "eval" in row:
+        if learning.checkpoints.due() or learning.updates == options.updates or "eval" in row:
             learning.save()
-            saved = time.monotonic()
-            cost = saved - now
     bar.close()
     if not np.isfinite(learning.best):  # ended before any scoring was due
         learning.keep(score())

@@ -116,8 +116,7 @@ class Evolution:
         self.log = JsonlLog(self.folder / "log.jsonl", rows=rows, steps="generation")
         self.bar = progress(desc="controller", total=c.generations, initial=self.generation, unit="generation")
         self._began, self._first = time.monotonic(), self.generation
-        self._told = self._saved = self._began
-        self._cost = 0.0
+        self._told = self._began
 
     def _replay(self, journal: Path) -> list[dict[str, Any]]:
         """Learn again what was learned since the state was written: the candidates are the same. Returns the journal's rows up to there;
@@ -183,11 +182,8 @@ class Evolution:
         # From here on it counts: the log's row can be made from this one.
         self.journal.append({"generation": self.generation, "fitness": self._fitness.tolist(), "log": row}, durable=True)
         self.log.append(row)
-        now = time.monotonic()
-        if now - self._saved >= 100 * self._cost or self.generation == self.settings.controller.generations:
+        if self.checkpoints.due() or self.generation == self.settings.controller.generations:
             self.checkpoints.save(self.generation, self.es.arrays())
-            self._saved = time.monotonic()
-            self._cost = self._saved - now
 
 
 def first_mean(settings: Settings, size: int) -> np.ndarray | None:

@@ -138,8 +138,9 @@ def goes_on(path: Path, settings, history) -> None:
 @pytest.mark.parametrize("how", DAMAGES)
 def test_an_evolution_with_a_damaged_file_goes_on_to_the_same_history(tmp_path, settings, history, file, how, capsys):
     evolution = again(tmp_path / "run", settings)
+    evolution.checkpoints._took = 0.0  # a state is written at each generation
     evolve(evolution, 4)
-    evolution._cost = 1e9  # from here on no state is written
+    evolution.checkpoints._took = 1e9  # from here on no state is written
     evolve(evolution, 7)
     evolution.run.release()
     folder = tmp_path / "run" / "controller"
@@ -205,7 +206,7 @@ def test_each_write_flush_and_rename_of_a_checkpoint_may_fail(tmp_path, settings
                 patch.setattr(f"env.run.files.os.{call}", failing(at))
             try:
                 for generation in (4, 5):
-                    evolution._saved = -1e9  # a state is written at each
+                    evolution.checkpoints._saved = -1e9  # a state is written at each
                     evolve(evolution, generation)
                 failed = False
             except OSError:

@@ -70,7 +70,7 @@ def test_a_killed_evolution_goes_on_from_its_last_generation(tmp_path, tiny):
     killed = Evolution(Run(tmp_path / "killed", settings), 7)
     evolve(killed, 3)
     killed.checkpoints.save(3, killed.es.arrays())
-    killed._cost = 1e9  # from here on no state is written
+    killed.checkpoints._took = 1e9  # from here on no state is written
     evolve(killed, 3)
     with open(tmp_path / "killed" / "controller" / "fitness.jsonl", "a") as file:
         file.write('{"generation": 7, "fitn')  # killed while it wrote

@@ -8,6 +8,7 @@ A zip archive holds a checksum of each array, and of the description, which says
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
 
 KEPT = 3
+SHARE = 100  # between two lies this many times what one takes, where there is a choice: they take a hundredth of the time
 FOLDER = "checkpoints"
 
 
@@ -43,12 +45,20 @@ class Checkpoints:
 
     def __init__(self, stage: Path, owner: str) -> None:
         self._folder, self._stage, self._owner = stage / FOLDER, stage, owner
+        self._saved, self._took = time.monotonic(), 0.0
+
+    def due(self, least: float = 0.0) -> bool:
+        """Whether enough time has passed since the last one, or since a stage began: SHARE times what that took, and `least` seconds."""
+        return time.monotonic() - self._saved >= max(least, SHARE * self._took)
 
     def save(self, number: int, arrays: dict[str, np.ndarray], meta: dict[str, Any] | None = None) -> None:
         """Write one; when it has reached the disk, the oldest goes."""
+        began = time.monotonic()
         save_arrays(self._path(number), arrays, {"number": number, "owner": self._owner, "kept": meta or {}})
         for path in self._paths()[KEPT:]:
             path.unlink(missing_ok=True)
+        self._saved = time.monotonic()
+        self._took = self._saved - began
 
     def latest(self) -> Checkpoint | None:
         """The newest one that is whole; None where there is none and none is missed. Damaged ones are named, and set aside.

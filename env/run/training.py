@@ -182,7 +182,7 @@ def train(
         steps: total number of training steps.
         log_every: steps whose terms are averaged into a row of the log.
         owner: see Checkpoints.
-        save_every: seconds between checkpoints, at least; they take a hundredth of the time at most.
+        save_every: seconds between checkpoints, at least; see Checkpoints.due.
         carried: what the step keeps from one batch to the next, to be kept in the checkpoint.
 
     Returns:
@@ -202,7 +202,6 @@ def train(
     log = resumed_log(folder, latest)
     if latest is None:
         checkpoints.save(0, arrays_of(kept), row.state() | {"rows": 0})  # from here on, there always is one
-    saved, cost = time.monotonic(), 0.0
     bar = progress(desc=name, total=steps, initial=done, unit="step")
     with asked_to_stop() as asked:
         for step, batch in enumerate(batches(done), start=done + 1):
@@ -219,13 +218,10 @@ def train(
                 log.append(whole, durable=True)  # a checkpoint may count on it
                 bar.set_postfix({key: f"{whole[key]:.4g}" for key in terms})
                 row = Row()
-            now = time.monotonic()
-            if now - saved >= max(save_every, 100 * cost) or step == steps or asked.signal:
+            if checkpoints.due(save_every) or step == steps or asked.signal:
                 state = row.state() | {"rows": log.rows}
                 if all(map(np.isfinite, state["sums"].values())):  # what is lost already is not worth going on from
                     checkpoints.save(step, arrays_of(kept), state)
-                saved = time.monotonic()
-                cost = saved - now
             if asked.signal and step < steps:
                 raise Stopped(asked.signal, f"at step {step} of {steps} of {name}")
     bar.close()

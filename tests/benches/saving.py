@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from env.run.checkpoints import SHARE
 from env.run.compute import available_cores
 from env.run.files import read_jsonl, write_atomic
 from env.run.weights import shipped_controller
@@ -18,7 +19,6 @@ from tests.benches.data import Data
 from tests.benches.play import Figures, dream_rate, play_loop, population
 
 REPEATS = 7
-SHARE = 100  # a checkpoint is made when this many times what the last one took has passed (controller/train.py, env/run/training.py)
 SAVE_EVERY = 60.0  # and in V's and M's trainings after so many seconds at least (env/run/training.py, train)
 
 
