@@ -9,7 +9,7 @@ What belongs to what in a dream of H steps that starts from a state s_0 which M 
     v_0            v_1            v_2                            v_H      what the critic holds a state worth
     R_0            R_1            ...            R_{H-1}                  R_t = r_{t+1} + gamma c_{t+1} ((1 - lam) v_{t+1} + lam R_{t+1})
 
-The actor is a C of controller/policy.py, whose tanh outputs are the means of a normal distribution: played without its noise, it is
+The actor is a C of controller/policy.py, which draws its actions, in the world too, or takes the likeliest (actor_critic.drawn): it is
 evaluated, shown and shipped like any other C.
 """
 
@@ -22,15 +22,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from controller.policy import Policy
+from controller.policy import Policy, choice, logarithms, normal
 from env.actions import Actions, Continuous
 from env.run.settings import ActorCritic as Options
 from env.run.training import adam
 from rnn.heads import Network, TwoHot
 from rnn.memory import Batch, Memory, State
 
-LEAST_STD, MOST_STD = 0.1, 1.0  # of what the actor draws (DreamerV3)
-SURE = 8.0  # the largest logit of a discrete action: where tanh tells two outputs apart, the logits do, and the other way round
 BINS = 63  # of the critic's answers
 SCALE_RATE, SCALE_LOW, SCALE_HIGH = 0.01, 5.0, 95.0  # of the running range of returns (DreamerV3)
 
@@ -38,8 +36,7 @@ SCALE_RATE, SCALE_LOW, SCALE_HIGH = 0.01, 5.0, 95.0  # of the running range of r
 class Actor(keras.Model):
     """Who acts: a distribution over C's outputs y, of which the game makes actions (env/actions.py).
 
-    Continuous actions: normal, its mean C's tanh output, its deviation between LEAST_STD and MOST_STD by a linear map of what C sees.
-    Discrete ones: categorical, its logits SURE times C's outputs, mixed with a hundredth of the uniform one.
+    Continuous actions: normal, its mean C's tanh output, its deviation by a linear map of what C sees. Discrete ones: categorical.
 
     Args:
         policy: C's shape.
@@ -51,7 +48,7 @@ class Actor(keras.Model):
         super().__init__(name="actor")
         self.policy, self.actions = policy, actions
         self.continuous = isinstance(actions, Continuous)
-        self.params = self.add_weight(shape=(policy.size,), initializer=lambda shape, dtype: first_params(policy, dtype), name="params")
+        self.params = self.add_weight(shape=(policy.own_size,), initializer=lambda shape, dtype: first_params(policy, dtype), name="params")
         self.deviation = keras.layers.Dense(policy.outputs, kernel_initializer="zeros", name="deviation")
         if self.continuous:
             self.deviation.build((None, policy.inputs))
@@ -62,19 +59,21 @@ class Actor(keras.Model):
         """features [..., F] -> the means and deviations of y [..., A]; or log probabilities of each action, twice, if it is discrete."""
         sums = self.policy.sums(self.params, features)
         if not self.continuous:
-            logs = tf.math.log(0.99 * tf.nn.softmax(SURE * tf.tanh(sums)) + 0.01 / self.policy.outputs)
+            logs = logarithms(sums)
             return logs, logs
-        share = tf.sigmoid(self.deviation(features) + 2.0)
-        return tf.tanh(sums), LEAST_STD + (MOST_STD - LEAST_STD) * share
+        return normal(sums, self.deviation(features))
 
     def sample(self, features: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """y of features [..., F], drawn by standard normal noise [..., A]: one-hot, where actions are discrete."""
         mean, deviation = self.distribution(features)
-        if self.continuous:
-            return mean + deviation * noise
-        uniform = 0.5 + 0.5 * tf.math.erf(noise * 0.5**0.5)
-        gumbel = -tf.math.log(-tf.math.log(tf.clip_by_value(uniform, 1e-6, 1.0 - 1e-6)))
-        return tf.one_hot(tf.argmax(mean + gumbel, axis=-1), self.policy.outputs)
+        return mean + deviation * noise if self.continuous else choice(mean, noise)
+
+    def candidate(self) -> np.ndarray:
+        """C's parameters as they are now, float32 [policy.size]."""
+        parts = [np.asarray(self.params)]
+        if self.policy.drawn == "normal":
+            parts += [np.asarray(self.deviation.bias), np.asarray(self.deviation.kernel).ravel()]
+        return np.concatenate(parts).astype(np.float32)
 
     def action(self, y: tf.Tensor) -> tf.Tensor:
         """What the world and M are told, of C's outputs y [..., A]."""

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from controller.policy import Policy
-from env.actions import Actions
+from env.actions import Actions, Continuous
 from env.rollout import Job, episode_rng
 from env.run.compute import steady_sizes
 from env.run.errors import UserError
@@ -78,9 +78,9 @@ class Agent:
         self._actions, self.vae, self.memory = actions, vae, memory
         self._feature_names, self._max_steps = feature_names, max_steps
         self.candidates = np.zeros((1, policy.size), np.float32)
-        self._size = [vae.z_size, max(memory.initial_noise, memory.observe_noise), explorer.noise if explorer else 0]
+        self._size = [vae.z_size, max(memory.initial_noise, memory.observe_noise), (explorer or policy).noise]
         self._params = np.zeros((slots, policy.size), np.float32)
-        # For each step: V's sample, what M takes to observe it (at the first step, to begin with it), and what the explorer takes.
+        # For each step: V's sample, what M takes to observe it (at the first step, to begin with it), and what an action is drawn by.
         self._noise = np.zeros((slots, max_steps, sum(self._size)), np.float32)
         self._time = np.zeros(slots, np.int64)
         self._surprise: tf.types.experimental.GenericFunction | None = None
@@ -153,13 +153,13 @@ class Agent:
         self, frames: tf.Tensor, noise: tf.Tensor, params: tf.Tensor, fresh: tf.Tensor, state: State, action: tf.Tensor
     ) -> tuple[State, tf.Tensor]:
         mu, logvar = self._encode(frames)
-        noise, own, exploring = tf.split(noise, self._size, axis=1)
+        noise, own, drawing = tf.split(noise, self._size, axis=1)
         z, memory = self.vae.sample(mu, logvar, noise), self.memory
         started = memory.initial(z, own[:, : memory.initial_noise])
         went_on = memory.observe(state, action, z, own[:, : memory.observe_noise])
         state = tf.nest.map_structure(lambda a, b: tf.where(_like(fresh, a), a, b), started, went_on)
         seen = memory.features(state, self._feature_names)
-        y = self._explorer.sample(seen, exploring) if self._explorer else self.policy.act(params, seen)
+        y = self._explorer.sample(seen, drawing) if self._explorer else self.policy.act(params, seen, drawing)
         return state, self._actions.of_outputs(y)
 
     def surprise(self) -> np.ndarray:
@@ -186,8 +186,10 @@ def _like(mask: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
 
 def make_policy(task: Task, settings: Settings, memory: Memory) -> Policy:
     """The C that the settings describe, for what it sees of M."""
-    c = settings.controller
-    return Policy(memory.feature_size(c.features), task.actions.size, c.hidden, c.bias)
+    c, drawn = settings.controller, ""
+    if settings.trainer == "actor_critic" and settings.actor_critic.drawn:
+        drawn = "normal" if isinstance(task.actions, Continuous) else "categorical"
+    return Policy(memory.feature_size(c.features), task.actions.size, c.hidden, c.bias, drawn)
 
 
 def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvVAE, Memory]:
@@ -205,6 +207,8 @@ def save_controller(path: Path, params: np.ndarray, settings: Settings, note: di
     """Save C: its flat parameter vector, and what it takes to use it."""
     c = settings.controller
     meta = {"model": "controller", "task": settings.task} | {key: getattr(c, key) for key in SHAPE}
+    if settings.trainer == "actor_critic":
+        meta["drawn"] = settings.actor_critic.drawn
     save_arrays(path, {"params": np.asarray(params, np.float32)}, meta | note)
 
 
@@ -225,6 +229,10 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
         raise UserError(f"weights file {path} does not say its {', '.join(missing)}: an older version made it")
     shape = {key: meta[key] for key in SHAPE}
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
+    drawn = meta.get("drawn", False)
+    if drawn and settings.trainer != "actor_critic":
+        raise UserError(f"{path} draws its actions, as an actor-critic's C does: give the --run that it is of")
+    settings = dataclasses.replace(settings, actor_critic=dataclasses.replace(settings.actor_critic, drawn=drawn))
     settings.check()
     return arrays["params"], settings
 

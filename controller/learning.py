@@ -315,7 +315,7 @@ class Learning:
 
     def candidate(self) -> np.ndarray:
         """C's parameters as they are now, float32 [size]."""
-        return np.asarray(self.learner.actor.params)
+        return self.learner.actor.candidate()
 
     def keep(self, scores: np.ndarray) -> dict[str, float]:
         """Keep C, and M with it, if they are the best so far; returns what the log's row gets."""

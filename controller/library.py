@@ -55,8 +55,8 @@ class Game:
         """
         c = self.settings.controller
         c = dataclasses.replace(c, temperature=c.temperature if temperature is None else temperature)
-        dream, act = make_dream(self.task, dataclasses.replace(self.settings, controller=c), self._run)
-        self._dreamer = Dreamer(act, self.agent.candidates[0])
+        dream, policy = make_dream(self.task, dataclasses.replace(self.settings, controller=c), self._run)
+        self._dreamer = Dreamer(policy, self.task.actions, self.agent.candidates[0])
         return dream
 
     def dream_act(self, seen: np.ndarray) -> np.ndarray:

@@ -123,8 +123,8 @@ def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream:
     if not dream:
         return Game(Worlds.of(task, settings.world, render_mode="rgb_array"), agent)
     print(f"M's dream at temperature {settings.controller.temperature:g}")
-    world, act = make_dream(task, settings, models)
-    return Game(Worlds(lambda: world), Dreamer(act, agent.candidates[0]) if agent else None)
+    world, policy = make_dream(task, settings, models)
+    return Game(Worlds(lambda: world), Dreamer(policy, task.actions, agent.candidates[0]) if agent else None)
 
 
 def open_window(title: str) -> pygame.Surface:

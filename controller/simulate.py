@@ -18,7 +18,7 @@ from env.rollout import Job, Pulse, Result, Watch, WorldLanes, Worlds, rollout, 
 from env.run.settings import Settings
 from env.run.weights import model_paths
 from env.tasks import Task
-from rnn.dream import Act, Beginnings, Dream, DreamLanes
+from rnn.dream import Act, Beginnings, Dream, DreamLanes, acting_rng
 from rnn.memory import Memory, load_memory
 from vae.vae import load_vae
 
@@ -56,18 +56,20 @@ def real_simulator(task: Task, settings: Settings, run: Path | None, watch: Watc
 
 
 def make_act(policy: Policy, actions: Actions) -> Act:
-    """C as dreams ask it: parameters [B, size] and what it sees, features [B, F] -> actions [B, A]."""
+    """C as dreams ask it: parameters [B, size], what it sees, features [B, F], and what its actions are drawn by, standard normal
+    [B, policy.noise] -> actions [B, A]."""
 
-    def act(params: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-        return actions.of_outputs(policy.act(params, features))
+    def act(params: tf.Tensor, features: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        return actions.of_outputs(policy.act(params, features, noise))
 
     return act
 
 
 def dream_lanes(task: Task, settings: Settings, memory: Memory, beginnings: Beginnings) -> DreamLanes:
     """Lanes of the dreams of `memory`, acted in by the settings' C."""
-    c, act = settings.controller, make_act(make_policy(task, settings, memory), task.actions)
-    return DreamLanes(memory, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes)
+    c, policy = settings.controller, make_policy(task, settings, memory)
+    act = make_act(policy, task.actions)
+    return DreamLanes(memory, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes, policy.noise)
 
 
 def play_lanes(lanes: DreamLanes, candidates: np.ndarray, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
@@ -94,7 +96,7 @@ def constant_simulator(task: Task, settings: Settings) -> Simulator:
     paths, c = model_paths(task.name, None), settings.controller
     memory = load_memory(paths.rnn, task, settings, c.dtype)
     beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
-    lanes = DreamLanes(memory, beginnings, lambda action, _: action, c.features, c.temperature, c.dream_steps, c.lanes)
+    lanes = DreamLanes(memory, beginnings, lambda action, *_: action, c.features, c.temperature, c.dream_steps, c.lanes)
     return Simulator(partial(play_lanes, lanes), task.actions.size)
 
 
@@ -108,24 +110,27 @@ class Dreamer:
     """C in one dream that is a gymnasium world (a Player, see env/rollout.py).
 
     Args:
-        act: see `make_act`.
+        policy: C's shape.
+        actions: the game's.
         params: C's parameters, float32 [size].
     """
 
     slots = 1
 
-    def __init__(self, act: Act, params: np.ndarray) -> None:
-        self._act, self._params = tf.function(act), tf.constant(params[None])
+    def __init__(self, policy: Policy, actions: Actions, params: np.ndarray) -> None:
+        self._act, self._params, self._noise = tf.function(make_act(policy, actions)), tf.constant(params[None]), policy.noise
+        self.begin(0, Job(0, 0, 0))
 
     def begin(self, slot: int, job: Job) -> None:
-        pass  # all that C knows is in what it sees
+        self._rng = acting_rng(job.seed)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        return self._act(self._params, tf.constant(observations)).numpy()
+        noise = self._rng.standard_normal((1, self._noise), np.float32)
+        return self._act(self._params, tf.constant(observations), tf.constant(noise)).numpy()
 
 
-def make_dream(task: Task, settings: Settings, run: Path | None) -> tuple[Dream, Act]:
-    """One dream as a gymnasium world, at the settings' temperature, and the settings' C for it.
+def make_dream(task: Task, settings: Settings, run: Path | None) -> tuple[Dream, Policy]:
+    """One dream as a gymnasium world, at the settings' temperature, and the shape of the settings' C for it.
 
     Raises:
         UserError: as `dream_simulator`.
@@ -135,4 +140,4 @@ def make_dream(task: Task, settings: Settings, run: Path | None) -> tuple[Dream,
     beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
     memory = load_memory(paths.rnn, task, settings, c.dtype)
     dream = Dream(vae, memory, beginnings, c.features, c.temperature, c.dream_steps, task.actions)
-    return dream, make_act(make_policy(task, settings, memory), task.actions)
+    return dream, make_policy(task, settings, memory)

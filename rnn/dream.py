@@ -29,7 +29,7 @@ BLOCK = 25  # steps of all lanes between two looks at which have ended
 # at a time with AVX2, 16 with AVX-512 (env/run/compute.py, steady_sizes).
 WIDTH = 48
 
-Act = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Act = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Beginnings:
@@ -63,6 +63,11 @@ class Beginnings:
 def dream_rng(seed: int) -> np.random.Generator:
     """What decides all of a dream: another stream than those of the real world's episode of the same seed."""
     return np.random.default_rng((seed, 2))
+
+
+def acting_rng(seed: int) -> np.random.Generator:
+    """What decides the actions that are drawn in a dream."""
+    return np.random.default_rng((seed, 3))
 
 
 class Dream(gymnasium.Env):
@@ -144,19 +149,28 @@ class DreamLanes:
     Args:
         memory: M.
         beginnings: where dreams start.
-        act: C: parameters [B, size] and features [B, F] -> M's action [B, A].
+        act: C: parameters [B, size], features [B, F] and standard normal numbers [B, acting] -> M's action [B, A].
         feature_names: what C sees, see Memory.features.
         temperature: tau > 0.
         max_steps: the longest dream.
         lanes: how many at most, rounded up to a multiple of WIDTH.
+        acting: standard normal numbers that an action takes.
     """
 
     def __init__(
-        self, memory: Memory, beginnings: Beginnings, act: Act, feature_names: str, temperature: float, max_steps: int, lanes: int
+        self,
+        memory: Memory,
+        beginnings: Beginnings,
+        act: Act,
+        feature_names: str,
+        temperature: float,
+        max_steps: int,
+        lanes: int,
+        acting: int = 0,
     ) -> None:
         self._memory, self._beginnings, self._act = memory, beginnings, act
         self._feature_names, self._max_steps = feature_names, max_steps
-        self._temperature, self._lanes = tf.constant(temperature, tf.float32), lanes
+        self._temperature, self._lanes, self._acting = tf.constant(temperature, tf.float32), lanes, acting
         self._compiled = tf.function(self._block, reduce_retracing=True)
         self._parameters = tf.zeros((0, 0))
 
@@ -167,7 +181,7 @@ class DreamLanes:
     def open(self, jobs: int) -> None:
         size = -(-min(self._lanes, max(1, jobs)) // WIDTH) * WIDTH
         self._jobs: list[Job | None] = [None] * size
-        self._rngs: list[np.random.Generator | None] = [None] * size
+        self._rngs: list[tuple[np.random.Generator, np.random.Generator] | None] = [None] * size
         self._candidate = np.zeros(size, np.int32)
         self._length, self._score = np.zeros(size, np.int64), np.zeros(size)
         self._alive = np.zeros(size, bool)
@@ -179,7 +193,7 @@ class DreamLanes:
 
     def begin(self, lane: int, job: Job) -> None:
         rng = dream_rng(job.seed)
-        self._jobs[lane], self._rngs[lane], self._candidate[lane] = job, rng, job.candidate
+        self._jobs[lane], self._rngs[lane], self._candidate[lane] = job, (rng, acting_rng(job.seed)), job.candidate
         self._length[lane] = self._score[lane] = 0
         self._alive[lane] = True
         first = self._beginnings.sample(rng)
@@ -214,9 +228,10 @@ class DreamLanes:
         """
         own = tf.gather(parameters, chosen)
         lanes = tf.shape(left)[0]
+        noise, drawing = tf.split(noise, [self._memory.imagine_noise, self._acting], axis=2)
 
         def step(t: tf.Tensor, state: State, reward: tf.Tensor, steps: tf.Tensor, alive: tf.Tensor) -> tuple:
-            action = self._act(own, self._memory.features(state, self._feature_names))
+            action = self._act(own, self._memory.features(state, self._feature_names), drawing[t])
             state, gain, _, over = self._memory.imagine(state, action, self._temperature, noise[t])
             reward += tf.where(alive, gain, 0.0)
             steps += tf.cast(alive, tf.int32)
@@ -236,13 +251,12 @@ class DreamLanes:
         self._state = tf.nest.map_structure(lambda now, new: tf.tensor_scatter_nd_update(now, lanes, new), self._state, begun)
 
     def _noise(self) -> np.ndarray:
-        """The next BLOCK steps' noise of all lanes, each from its own job's generator: float32 [BLOCK, size, imagine_noise]."""
-        noise = np.zeros((len(self._jobs), BLOCK, self._memory.imagine_noise), np.float32)
+        """The next BLOCK steps' noise of all lanes, each from its own job's generators: float32 [BLOCK, size, imagine_noise + acting]."""
+        parts = [np.zeros((len(self._jobs), BLOCK, size), np.float32) for size in (self._memory.imagine_noise, self._acting)]
         for lane in np.flatnonzero(self._alive):
-            rng = self._rngs[lane]
-            assert rng is not None
-            rng.standard_normal(out=noise[lane], dtype=np.float32)
-        return np.ascontiguousarray(noise.transpose(1, 0, 2))
+            for rng, part in zip(self._rngs[lane] or (), parts):
+                rng.standard_normal(out=part[lane], dtype=np.float32)
+        return np.concatenate([part.transpose(1, 0, 2) for part in parts], axis=2)
 
     def _gather(self) -> None:
         """While at most half of the lanes are busy, move those to the front, and forget the other half."""

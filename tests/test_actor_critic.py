@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from controller.actor_critic import LEAST_STD, MOST_STD, Actor, ActorCritic, ended, lambda_returns, percentile, reach
-from controller.policy import Policy
+from controller.actor_critic import Actor, ActorCritic, ended, lambda_returns, percentile, reach
+from controller.policy import LEAST_STD, MOST_STD, Policy
 from env.actions import Continuous, Discrete
 from env.run.settings import ActorCritic as Options
 from env.run.settings import Rssm
@@ -98,7 +98,7 @@ def test_log_probabilities_and_entropy_are_those_of_what_is_drawn(actions):
     keras.utils.set_random_seed(1)
     size = actions.size
     actor = Actor(Policy(4, size, 6), actions)
-    actor.params.assign(random(actor.policy.size))
+    actor.params.assign(random(actor.policy.own_size))
     features = tf.repeat(tf.constant(random(1, 4, seed=1)), 40000, axis=0)
     y = actor.sample(features, tf.constant(random(40000, actor.noise, seed=2)))
     assert float(tf.reduce_mean(-actor.log_prob(features, y))) == pytest.approx(float(actor.entropy(features)[0]), abs=0.02)
@@ -111,9 +111,24 @@ def test_log_probabilities_and_entropy_are_those_of_what_is_drawn(actions):
         np.testing.assert_allclose(y.numpy().std(axis=0), deviation, atol=0.02)
 
 
+@pytest.mark.parametrize("drawn, actions", [("normal", ONE), ("categorical", Discrete(3))])
+def test_the_c_that_is_kept_draws_as_the_actor_does(drawn, actions):
+    keras.utils.set_random_seed(1)
+    actor = Actor(Policy(4, actions.size, 6, drawn=drawn), actions)
+    for variable in actor.weights:
+        variable.assign(random(*variable.shape))
+    features, noise = tf.constant(random(50, 4)), tf.constant(random(50, actor.policy.noise, seed=2))
+    kept = actor.candidate()
+    assert kept.shape == (actor.policy.size,)
+    y = actor.sample(features, noise)
+    assert len(np.unique(y.numpy(), axis=0)) >= min(3, actions.size * 3)
+    np.testing.assert_allclose(y, actor.policy.act(tf.constant(kept), features, noise), atol=1e-6)
+    np.testing.assert_allclose(y, actor.policy.act(tf.repeat(kept[None], 50, axis=0), features, noise), atol=1e-6)
+
+
 def test_the_actors_mean_is_the_c_that_is_kept():
     actor = Actor(Policy(4, 1, 6), ONE)
-    actor.params.assign(random(actor.policy.size))
+    actor.params.assign(random(actor.policy.own_size))
     features = tf.constant(random(5, 4))
     kept = tf.repeat(tf.convert_to_tensor(actor.params)[None], 5, axis=0)
     np.testing.assert_allclose(actor.distribution(features)[0], actor.policy.act(kept, features), atol=1e-6)
@@ -156,7 +171,7 @@ def test_actor_and_critic_learn_and_m_does_not(gradient):
     keras.utils.set_random_seed(1)
     memory = Line()
     learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, gradient=gradient), "z", 1.0)
-    learner.actor.params.assign(random(learner.actor.policy.size))
+    learner.actor.params.assign(random(learner.actor.policy.own_size))
     learner.critic.last.kernel.assign(random(*learner.critic.last.kernel.shape))
     start, noise = Place(tf.constant(random(64, 1))), tf.constant(random(5, 64, 2))
     with tf.GradientTape(persistent=True) as tape:

@@ -54,7 +54,7 @@ def candidates():
 
 
 def lanes(model, beginnings, temperature=1.1, max_steps=200, count=64):
-    return DreamLanes(model, beginnings, POLICY.act, "zch", temperature, max_steps, count)
+    return DreamLanes(model, beginnings, lambda params, seen, _: POLICY.act(params, seen), "zch", temperature, max_steps, count)
 
 
 def play(lanes, candidates, jobs):

@@ -124,7 +124,7 @@ def test_dreams_from_a_moment_end_when_m_says_so(bias):
     memory.output_layer.kernel.assign(memory.output_layer.kernel * 0)
     memory.output_layer.bias.assign(np.concatenate([[bias], np.zeros(24)]).astype(np.float32))
     states = moment_states(memory, [episode(60, True)])
-    ends = dreamt_deaths(memory, lambda params, features: features[:, :1], "z", np.zeros(3), states, 1.0, 1)
+    ends = dreamt_deaths(memory, lambda params, features, noise: features[:, :1], "z", np.zeros(3), states, 1.0, 1)
     assert ends.tolist() == ([1, 1] if bias > 0 else [NEVER, NEVER])
 
 

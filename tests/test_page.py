@@ -45,7 +45,7 @@ const ask = (text) => {
     imagine: () => memory.imagine(typed(state), action, tau, noise),
     latent: () => memory.latent(typed(state)),
     sums: () => decoder.sums(Float32Array.from(x)).subarray(0, 64 * 64 * 3),
-    act: () => { const y = policy.act(memory.features(typed(state), names)); return { y: Array.from(y), action: actions.ofOutputs(y) }; },
+    act: () => { const y = policy.act(memory.features(typed(state), names), noise); return { y: Array.from(y), action: actions.ofOutputs(y) }; },
   };
   return JSON.stringify(listed(answers[what]()));
 };
@@ -71,10 +71,16 @@ class Page:
         self._js.close()
 
 
+def which(name: str):
+    """The task and the memory of 'lander-rssm'."""
+    game, kind = name.split("-")
+    return get_task(str(LANDER) if game == "lander" else game), kind
+
+
 def some_player(task, kind: str) -> Player:
-    """A small agent with random weights."""
+    """A small agent with random weights; on an RSSM an actor's, which draws its actions."""
     keras.utils.set_random_seed(3)
-    settings = system(task.scales["smoke"], kind, "cmaes")
+    settings = system(task.scales["smoke"], kind, "actor_critic" if kind == "rssm" else "cmaes")
     if kind == "mdnrnn":
         settings = dataclasses.replace(settings, rnn=dataclasses.replace(settings.rnn, units=24))
     c = dataclasses.replace(settings.controller, slots=1, hidden=5 if kind == "rssm" else 0)
@@ -99,11 +105,10 @@ def as_on_the_page(player: Player, blob: Blob) -> None:
                 v.assign(packed if packed.shape == v.shape else decoder_kernel(packed, v.shape[2]))
 
 
-@pytest.fixture(scope="module", params=["doom-mdnrnn", "carracing-mdnrnn", "carracing-rssm", "lander-mdnrnn"])
+@pytest.fixture(scope="module", params=["doom-mdnrnn", "carracing-mdnrnn", "carracing-rssm", "lander-mdnrnn", "lander-rssm"])
 def both(request):
     """A player, its task, and the page that holds it."""
-    name, kind = request.param.split("-")
-    task = get_task(str(LANDER) if name == "lander" else name)
+    task, kind = which(request.param)
     player, blob = some_player(task, kind), Blob()
     data = models_data(task, player, blob)
     as_on_the_page(player, blob)
@@ -118,8 +123,12 @@ def draws(rng, memory, what: str):
     count = {"initial": memory.initial_noise, "observe": memory.observe_noise, "imagine": memory.imagine_noise}[what]
     noise = rng.standard_normal((1, count)).astype(np.float32)
     uniforms = count if hasattr(memory, "groups") else count // 2
-    u = [0.5 + 0.5 * math.erf(float(value) * 0.5**0.5) for value in noise[0, :uniforms]]
-    return noise, {"u": u, "eps": noise[0, uniforms:].tolist()}
+    return noise, {"u": quantiles(noise[0, :uniforms]), "eps": noise[0, uniforms:].tolist()}
+
+
+def quantiles(noise) -> list[float]:
+    """Uniform numbers, of standard normal ones."""
+    return [0.5 + 0.5 * math.erf(float(value) * 0.5**0.5) for value in noise]
 
 
 def listed(state) -> dict:
@@ -158,9 +167,10 @@ def test_a_hundred_steps_of_m_and_c_are_pythons(both):
     names, close = data["policy"]["features"], 0
     for step in range(100):
         before = listed(state)
-        y = player.agent.policy.act(tf.constant(player.params), memory.features(state, names))
+        eps = rng.standard_normal((1, player.agent.policy.noise)).astype(np.float32)
+        y = player.agent.policy.act(tf.constant(player.params), memory.features(state, names), tf.constant(eps))
         action = np.asarray(task.actions.of_outputs(y))
-        answer = page.ask("act", state=before, names=names)
+        answer = page.ask("act", state=before, names=names, noise={"u": quantiles(eps[0]), "eps": eps[0].tolist()})
         np.testing.assert_allclose(answer["y"], y[0], atol=1e-5)
         np.testing.assert_allclose(answer["action"], action[0], atol=1e-5)
         what = "observe" if step % 5 == 4 else "imagine"
@@ -226,12 +236,14 @@ def test_plain_javascript_computes_the_same(both):
         ("carracing-rssm", "weight * this.bins[k]", "weight * k"),
         ("carracing-rssm", "const factor = 1 / Math.sqrt(sum / x.length + 1e-4)", "const factor = 1 / Math.sqrt(sum + 1e-4)"),
         ("carracing-rssm", "(1 - update) * state.h[n]", "update * state.h[n]"),
+        ("carracing-rssm", "sigmoid(spread[n] + 2)", "sigmoid(spread[n])"),
+        ("lander-rssm", "Math.exp(SURE * v)", "Math.exp(v)"),
     ],
 )
 def test_planted_bugs_are_found(name, right, wrong):
     source = MODELS.read_text()
     assert source.count(right) == 1
-    task, kind = get_task(name.split("-")[0]), name.split("-")[1]
+    task, kind = which(name)
     player, blob = some_player(task, kind), Blob()
     data = models_data(task, player, blob)
     as_on_the_page(player, blob)

@@ -49,12 +49,12 @@ def run(settings, tmp_path_factory):
 
 def test_the_trainers_dream_is_the_shown_one(settings, run):
     """Episode by episode: the lanes that C is evolved in, and the gymnasium world that report and play show."""
-    (dream, act), simulator = make_dream(DOOM, settings, run), dream_simulator(DOOM, settings, run)
+    (dream, policy), simulator = make_dream(DOOM, settings, run), dream_simulator(DOOM, settings, run)
     params = np.random.default_rng(1).standard_normal((2, simulator.size)).astype(np.float32)
     jobs = [Job(i, i % 2, 100 + i) for i in range(10)]
     trained = {r.job.index: r.length for r in simulator.play(params, jobs)}
     for job in jobs:
-        lanes = WorldLanes(Worlds(lambda: dream), Dreamer(act, params[job.candidate]))
+        lanes = WorldLanes(Worlds(lambda: dream), Dreamer(policy, DOOM.actions, params[job.candidate]))
         assert [result.length for result in rollout(lanes, [job])] == [trained[job.index]]
     assert len(set(trained.values())) > 2
     other = {r.job.index: r.length for r in simulator.play(params[::-1], jobs)}

@@ -102,7 +102,8 @@ class Dream {
   /** The agent's action, or rest where there is none. */
   agents() {
     const { policy, memory, actions } = this.models;
-    return policy ? actions.ofOutputs(policy.act(memory.features(this.state, this.data.policy.features))) : Float32Array.from(this.data.actions.rest);
+    if (!policy) return Float32Array.from(this.data.actions.rest);
+    return actions.ofOutputs(policy.act(memory.features(this.state, this.data.policy.features), this.chance.noise(policy.noise)));
   }
 
   step(action, tau) {

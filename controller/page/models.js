@@ -423,29 +423,56 @@ const MEMORIES = { mdnrnn: MDNRNN, rssm: RSSM };
 
 /* ---------- C and the game's actions ---------- */
 
-/** C: what it sees -> tanh outputs (controller/policy.py). */
+const LEAST_STD = 0.1; // controller/policy.py
+const MOST_STD = 1.0;
+const SURE = 8.0;
+
+/** C: what it sees -> its outputs, by tanh, or drawn by `noise`, so many u and eps (controller/policy.py). */
 class Policy {
   constructor(params, shape) {
     this.layers = [];
-    const { inputs, outputs, hidden, bias } = shape;
+    const { inputs, outputs, hidden, bias, drawn } = shape;
     let at = 0;
-    for (const [from, to] of hidden ? [[inputs, hidden], [hidden, outputs]] : [[inputs, outputs]]) {
-      const own = bias ? params.subarray(at, at + to) : new Float32Array(to);
-      at += bias ? to : 0;
-      this.layers.push({ from, to, bias: own, kernel: params.subarray(at, at + from * to) });
+    const layer = (from, to, biased) => {
+      const own = biased ? params.subarray(at, at + to) : new Float32Array(to);
+      at += biased ? to : 0;
+      const kernel = params.subarray(at, at + from * to);
       at += from * to;
-    }
+      return { to, bias: own, kernel };
+    };
+    for (const [from, to] of hidden ? [[inputs, hidden], [hidden, outputs]] : [[inputs, outputs]]) this.layers.push(layer(from, to, bias));
+    this.drawn = drawn;
+    this.spread = drawn === "normal" ? layer(inputs, outputs, true) : null;
+    this.noise = { normal: [0, outputs], categorical: [outputs, 0] }[drawn] ?? [0, 0];
   }
 
-  act(parts) {
+  sums(parts, { to, bias, kernel }) {
+    const y = Float64Array.from(bias);
+    let row = 0;
+    for (const part of parts) for (const v of part) for (let n = 0; n < to; n++) y[n] += v * kernel[row++];
+    return y;
+  }
+
+  act(parts, { u, eps }) {
     let x = parts;
-    for (const { to, bias, kernel } of this.layers) {
-      const y = Float64Array.from(bias);
-      let row = 0;
-      for (const part of x) for (const v of part) for (let n = 0; n < to; n++) y[n] += v * kernel[row++];
-      x = [y.map(Math.tanh)];
+    for (const layer of this.layers) x = [this.sums(x, layer).map(Math.tanh)];
+    const y = x[0];
+    if (this.drawn === "normal") {
+      const spread = this.sums(parts, this.spread);
+      return y.map((mean, n) => mean + (LEAST_STD + (MOST_STD - LEAST_STD) * sigmoid(spread[n] + 2)) * eps[n]);
     }
-    return x[0];
+    return this.drawn ? this.choose(y, u) : y;
+  }
+
+  /** One-hot, drawn with Python's probabilities. */
+  choose(y, u) {
+    const powers = y.map((v) => Math.exp(SURE * v));
+    const sum = powers.reduce((a, b) => a + b, 0);
+    const heights = powers.map((power, n) => {
+      const uniform = Math.min(1 - 1e-6, Math.max(1e-6, u[n]));
+      return Math.log((0.99 * power) / sum + 0.01 / y.length) - Math.log(-Math.log(uniform));
+    });
+    return heights.map((_, n) => (n === heights.indexOf(Math.max(...heights)) ? 1 : 0));
   }
 }
 

@@ -206,7 +206,7 @@ def dream_frames(task: Task, settings: Settings, run: Path, params: np.ndarray) 
     """
     from controller.simulate import Dreamer, make_dream
 
-    dream, act = make_dream(task, settings, run)
+    dream, policy = make_dream(task, settings, run)
     pictures: list[np.ndarray] = []
     hundredth = np.zeros((64, 64, 3), np.uint8)
 
@@ -217,7 +217,7 @@ def dream_frames(task: Task, settings: Settings, run: Path, params: np.ndarray) 
         if moment.step == 100 or (moment.step < 100 and moment.action is None):
             hundredth = dream.render()
 
-    lanes = WorldLanes(Worlds(lambda: dream), Dreamer(act, params), watch=watch)
+    lanes = WorldLanes(Worlds(lambda: dream), Dreamer(policy, task.actions, params), watch=watch)
     result = next(rollout(lanes, [shown_job(settings)]))
     return pictures, hundredth, float(result.length)
 

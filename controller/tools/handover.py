@@ -75,21 +75,26 @@ def moment_states(memory: Any, episodes: list[Episode]) -> Any:
     return tf.nest.map_structure(lambda *pieces: tf.concat(pieces, axis=0), *parts)
 
 
-def dreamt_deaths(memory: Any, act: Any, features: str, params: np.ndarray, states: Any, temperature: float, seed: int) -> np.ndarray:
-    """Steps until the dream from each state ends, int64 [moments]; more than the last horizon where it does not by then."""
+def dreamt_deaths(
+    memory: Any, act: Any, features: str, params: np.ndarray, states: Any, temperature: float, seed: int, acting: int = 0
+) -> np.ndarray:
+    """Steps until the dream from each state ends, int64 [moments]; more than the last horizon where it does not by then. `act` and
+    `acting` as in rnn/dream.py."""
     import tensorflow as tf
 
+    dreaming = memory.imagine_noise
     count = int(tf.nest.flatten(states)[0].shape[0])
     params = tf.repeat(tf.constant(params[None], tf.float32), count, axis=0)
 
     @tf.function
     def step(state: Any, noise: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        imagined = memory.imagine(state, act(params, memory.features(state, features)), temperature, noise)
+        action = act(params, memory.features(state, features), noise[:, dreaming:])
+        imagined = memory.imagine(state, action, temperature, noise[:, :dreaming])
         return imagined.state, imagined.over
 
     ends = np.full(count, NEVER)
     for t in progress(range(HORIZONS[-1]), desc=f"dreams at {temperature:g}", unit="step"):
-        states, ended = step(states, tf.random.stateless_normal((count, memory.imagine_noise), (seed, t)))
+        states, ended = step(states, tf.random.stateless_normal((count, dreaming + acting), (seed, t)))
         ends = np.where((ends == NEVER) & ended.numpy(), t + 1, ends)
     return ends
 
@@ -116,14 +121,15 @@ def compare(task: Task, run: Path | None, recordings: Path, temperatures: tuple[
     params, settings = load_controller(weights, task, settings_of(task, run))
     paths = model_paths(task.name, run)
     memory = load_memory(paths.rnn, task, settings)
-    act = make_act(make_policy(task, settings, memory), task.actions)
+    policy = make_policy(task, settings, memory)
+    act = make_act(policy, task.actions)
     with tempfile.TemporaryDirectory() as folder:
         episodes = [read_episode(path, LATENTS) for path in encode_recordings(task, run, recordings, Path(folder))]
     real = real_deaths(episodes)
     states = moment_states(memory, episodes)
     c = settings.controller
     dreams = {
-        f"{temperature:g}": shares(dreamt_deaths(memory, act, c.features, params, states, temperature, 1), real)
+        f"{temperature:g}": shares(dreamt_deaths(memory, act, c.features, params, states, temperature, 1, policy.noise), real)
         for temperature in temperatures or (c.temperature,)
     }
     game = [float(np.mean(real <= horizon)) for horizon in HORIZONS]
