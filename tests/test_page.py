@@ -45,7 +45,10 @@ const ask = (text) => {
     imagine: () => memory.imagine(typed(state), action, tau, noise),
     latent: () => memory.latent(typed(state)),
     sums: () => decoder.sums(Float32Array.from(x)).subarray(0, 64 * 64 * 3),
-    act: () => { const y = policy.act(memory.features(typed(state), names), noise); return { y: Array.from(y), action: actions.ofOutputs(y) }; },
+    act: () => {
+      const y = policy.act(memory.features(typed(state), names), noise);
+      return { y: Array.from(y), action: actions.ofOutputs(y) };
+    },
   };
   return JSON.stringify(listed(answers[what]()));
 };

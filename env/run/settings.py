@@ -214,7 +214,7 @@ class ActorCritic:
     )
     actor_rate: float = setting(2e-4, "Adam's learning rate for the actor", low=0)
     critic_rate: float = setting(2e-4, "Adam's learning rate for the critic", low=0)
-    drawn: bool = setting(True, "C draws its actions when it is scored and shown, too, as while it learned, instead of taking the likeliest")
+    drawn: bool = setting(True, "C draws its actions when it is scored and shown, too, as while it learned; else it takes the likeliest")
     grad_clip: float = setting(100.0, "the norm of the gradients of each of the two is clipped to this", low=0)
     hidden: int = setting(256, "units of the critic's two hidden layers", low=1)
     slow_rate: float = setting(0.02, "by this share the slow critic moves to the critic at each step", low=0, high=1)
