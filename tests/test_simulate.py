@@ -47,8 +47,11 @@ def run(settings, tmp_path_factory):
     return path
 
 
-def test_the_trainers_dream_is_the_shown_one(settings, run):
-    """Episode by episode: the lanes that C is evolved in, and the gymnasium world that report and play show."""
+@pytest.mark.parametrize("trainer", ["cmaes", "actor_critic"])
+def test_the_trainers_dream_is_the_shown_one(settings, run, trainer):
+    """Episode by episode: the lanes that C is trained or scored in, and the gymnasium world that report and play show; of an actor, too,
+    which draws its actions."""
+    settings = dataclasses.replace(settings, trainer=trainer)
     (dream, policy), simulator = make_dream(DOOM, settings, run), dream_simulator(DOOM, settings, run)
     params = np.random.default_rng(1).standard_normal((2, simulator.size)).astype(np.float32)
     jobs = [Job(i, i % 2, 100 + i) for i in range(10)]
