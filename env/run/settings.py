@@ -220,7 +220,7 @@ class ActorCritic:
     slow_rate: float = setting(0.02, "by this share the slow critic moves to the critic at each step", low=0, high=1)
     slow_weight: float = setting(1.0, "weight of the loss that keeps the critic near the slow one", low=0)
     xla: bool = setting(True, "compile the training step by XLA: it takes half a minute more to start, and a third less time for each step")
-    eval_every: int = setting(1000, "training steps between scorings of the actor", low=1)
+    eval_every: int = setting(1000, "training steps between scorings of the actor", low=1, resumable=True)
     seed_episodes: int = setting(20, "recorded episodes to begin with, where the real world is played", low=1)
     round_episodes: int = setting(4, "episodes that the actor then plays between trainings", low=1)
     train_ratio: float = setting(32.0, "frames learned from for each frame played", low=0)
