@@ -35,6 +35,15 @@ def test_every_scale_of_every_system_is_valid_and_survives_json(game, scale, mem
     assert Settings.from_dict(settings.to_dict()) == settings
 
 
+def test_a_whole_number_in_a_file_is_the_same_setting():
+    """To JSON, 1 and 1.0 are two values: a stage's identity would be another."""
+    settings = get_task("carracing").scales["smoke"]
+    data = settings.to_dict()
+    data["vae"]["kl_tolerance"], data["controller"]["l2"] = 1, 0
+    read = Settings.from_dict(data)
+    assert repr((read.vae.kl_tolerance, read.controller.l2, read.vae.epochs)) == "(1.0, 0.0, 1)"
+
+
 def test_flags_of_another_system_are_refused():
     with pytest.raises(UserError, match="--rssm-units means nothing with --memory mdnrnn"):
         parse(None, "carracing", "--rssm-units", "5")

@@ -449,7 +449,9 @@ def _whole(cls: type, data: dict[str, Any], name: str) -> Any:
     for f in dataclasses.fields(cls):
         if f.name not in data:
             raise KeyError(f"{name}.{f.name} is missing" if name else f"{f.name} is missing")
-    return cls(**data)
+    # A file edited by hand may say 1 for 1.0: to JSON these are two values, to a stage's identity they must not be.
+    numbers = {f.name for f in dataclasses.fields(cls) if f.type == "float"}
+    return cls(**{key: float(value) if key in numbers and type(value) is int else value for key, value in data.items()})
 
 
 SECTIONS: dict[str, type] = {
