@@ -10,8 +10,12 @@ from conftest import ROOT, run_python
 
 from controller.results.scores import bootstrap_interval
 from env.run.files import load_arrays, read_json, read_jsonl
+from env.run.rundir import Run
 from env.run.settings import load_settings
+from env.run.taken import take
 from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems
+from env.tasks import get_task
+from rnn.memory import memory_meta
 
 FLOORS = ("vae", "rnn", "controller")
 MOST = {"carracing": 9e6, "doom": 12e6}  # bytes of weights
@@ -116,6 +120,17 @@ def test_a_shipped_systems_scores_are_its_own(path):
     assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
     text = (ROOT / "README.md").read_text() + (ROOT / "controller" / "README.md").read_text()
     assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in text
+
+
+@pytest.mark.parametrize("path", SYSTEMS, ids=lambda path: f"{path.parents[1].name}-{path.name}")
+def test_another_run_takes_v_and_m_of_a_shipped_system(tmp_path, path):
+    """Most of them see with the V that comes with the project, and have none of their own."""
+    theirs = load_settings(path / "settings.json")
+    task, run = get_task(theirs.task), Run(tmp_path / "run", theirs)
+    wanted = {"model": "vae", "task": task.name, "z_size": theirs.vae.z_size}
+    take(run, "vae", str(path), wanted)
+    take(run, "rnn", str(path), memory_meta(task, theirs))
+    assert fingerprints(model_paths(task.name, run.path)) == fingerprints(model_paths(task.name, path))
 
 
 ROWS = sorted((shipped_controller("doom").parent / "rows").glob("*"))

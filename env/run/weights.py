@@ -74,13 +74,11 @@ def model_paths(task: str, run: Path | None) -> Models:
         UserError: the run has a V but no M, or there are no weights at all; the message says what to run first.
     """
     if run is not None:
-        vae, rnn = vae_path(run), memory_path(run)
+        vae, rnn = _vae_of(task, run), memory_path(run)
         if vae.exists() and rnn.exists():
-            learned = vae.with_name("initial.npz")  # of a V that learned with M
-            return Models(vae, rnn, learned if learned.exists() else run / "encode" / "initial.npz")
-        if rnn.exists() and run.resolve().is_relative_to(shipped_systems(task)):  # on the V that comes with the project
-            first = run / "encode" / "initial.npz"
-            return Models(shipped("vae", task, "weights.npz"), rnn, first if first.exists() else shipped("vae", task, "initial.npz"))
+            encoded = run / "encode" / "initial.npz"
+            first = (vae_path(run).with_name("initial.npz"), encoded, vae.with_name("initial.npz"))  # the first: of a V that learned with M
+            return Models(vae, rnn, next((path for path in first if path.exists()), encoded))
         for path, command, other in ((vae, "vae/train.py", rnn), (rnn, "rnn/train.py", vae)):
             if other.exists():
                 raise UserError(f"{run} has no {path.parent.name}/weights.npz: run {command} {task} --run {run} first")
@@ -101,6 +99,12 @@ def vae_path(run: Path) -> Path:
     return _own(run, "vae.npz", "vae")
 
 
+def _vae_of(task: str, run: Path) -> Path:
+    """The V that a run's M and C see with: of an agent that comes with the project and has no V of its own, the one that comes with it."""
+    own = vae_path(run)
+    return shipped("vae", task, "weights.npz") if comes_along(run, task) and not own.exists() else own
+
+
 def memory_path(run: Path) -> Path:
     """A run's M: where C and M learned together, the one that C is best with; else that of the rnn stage."""
     return _own(run, "memory.npz", "rnn")
@@ -111,7 +115,7 @@ def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
     if source == SHIPPED:
         vae = shipped("vae", task, "weights.npz")
         return vae, vae if name == "vae" else shipped("rnn", task, "weights.npz")
-    vae = vae_path(Path(source))
+    vae = _vae_of(task, Path(source))
     return vae, vae if name == "vae" else memory_path(Path(source))
 
 
