@@ -36,7 +36,7 @@ from env.run.files import write_json
 from env.run.flags import OneLineParser
 from env.run.rundir import Run, saved_settings
 from env.run.settings import Settings
-from env.run.weights import fingerprint, fingerprints, model_paths, vae_path
+from env.run.weights import fingerprint, fingerprints, memory_path, model_paths
 from env.tasks import Task, get_task
 from rnn.sequences import Episodes, stream_batches
 from vae.encode import encode_episode, make_encoder
@@ -60,10 +60,11 @@ def settings_of(task: Task, run: Path | None) -> Settings:
     """
     if run is None:
         return task.scales["paper"]
-    for part, path in (("vae", vae_path(run)), ("rnn", run / "rnn" / "weights.npz")):
-        if not path.exists():
-            raise UserError(f"{run} has no {part}/weights.npz: give a run that trained V and M, or leave --run out")
-    return recorded_settings(task, run)
+    settings = recorded_settings(task, run)
+    model_paths(task.name, run)  # raises if one of the two is there without the other
+    if not memory_path(run).exists():
+        raise UserError(f"{run} has no V and M: give a run that trained them, or leave --run out")
+    return settings
 
 
 def recorded_settings(task: Task, run: Path) -> Settings:

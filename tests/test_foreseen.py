@@ -90,7 +90,7 @@ def test_the_command_on_recordings(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "part"),
-    [(("--recordings", "no/such"), "no/such is no run of doom"), (("--recordings", ".", "--run", "no/such"), "no/such has no vae/weights")],
+    [(("--recordings", "no/such"), "no/such is no run of doom"), (("--recordings", ".", "--run", "no/one"), "no/one is no run of doom")],
 )
 def test_bad_input_is_one_line(words, part):
     result = run_python("rnn/evaluate.py", "doom", *words)

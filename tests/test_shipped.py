@@ -15,6 +15,7 @@ from env.run.settings import load_settings
 from env.run.taken import take
 from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems
 from env.tasks import get_task
+from rnn.evaluate import settings_of
 from rnn.memory import memory_meta
 
 FLOORS = ("vae", "rnn", "controller")
@@ -123,9 +124,10 @@ def test_a_shipped_systems_scores_are_its_own(path):
 
 
 @pytest.mark.parametrize("path", SYSTEMS, ids=lambda path: f"{path.parents[1].name}-{path.name}")
-def test_another_run_takes_v_and_m_of_a_shipped_system(tmp_path, path):
+def test_v_and_m_of_a_shipped_system_are_scored_and_taken_by_another_run(tmp_path, path):
     """Most of them see with the V that comes with the project, and have none of their own."""
     theirs = load_settings(path / "settings.json")
+    assert settings_of(get_task(theirs.task), path) == theirs
     task, run = get_task(theirs.task), Run(tmp_path / "run", theirs)
     wanted = {"model": "vae", "task": task.name, "z_size": theirs.vae.z_size}
     take(run, "vae", str(path), wanted)
