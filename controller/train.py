@@ -81,8 +81,8 @@ class Evolution:
     """What rank 0 alone keeps: the evolution strategy, the best solution so far, the log and the progress.
 
     The whole state of CMA-ES takes long to write (21 MB at 1,088 parameters), its candidates' fitness does not: each generation's
-    is on disk before it counts, beside its row of the log, the state so seldom that it takes a hundredth of the time, and resuming goes
-    from the one to the other.
+    is on disk before it counts, beside its row of the log, the state so seldom that both take at most a hundredth of the time, and
+    resuming goes from the one to the other.
 
     Raises:
         UserError: there is no checkpoint left to go on from, see Checkpoints.
