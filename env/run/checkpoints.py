@@ -18,7 +18,7 @@ from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
 
 KEPT = 3
-SHARE = 125  # between two lies this many times what one takes, where there is a choice: with the rows of C's journal, at most 1% of the time
+SHARE = 125  # between two lies this many times what one takes, if there is a choice: with C's journal, at most a hundredth of the time
 FOLDER = "checkpoints"
 
 
