@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import pytest
 
-from controller.agent import Agent, make_policy
+from controller.agent import Agent, load_controller, make_policy, save_controller
 from env.random_policy import LARGEST_SCALE, Exploring, RandomPolicy, random_parameters, random_player
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_rng, episode_seed, make_world, rollout
-from env.tasks import get_task
+from env.run.errors import UserError
+from env.tasks import get_task, system
 from rnn.memory import make_memory
 from rnn.rnn import MDNRNN
 from vae.vae import ConvVAE
@@ -310,3 +311,18 @@ def test_exploring_mixes_held_random_actions_in():
         runs += [len(part) for part in held if len(part)]
     assert 0.2 < np.mean(shares) < 0.4 and np.max(shares) < 0.75 and np.min(shares) < 0.1 < np.std(shares)
     assert 1 <= min(runs) and max(runs) <= 10 and 4 < np.mean(runs) < 7
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_whether_a_c_draws_its_actions_is_said_by_its_file_and_no_evolved_one_does(task, tmp_path, drawn):
+    paper = task.scales["paper"]
+    learned = system(paper, "rssm", "actor_critic")
+    own = dataclasses.replace(learned, actor_critic=dataclasses.replace(learned.actor_critic, drawn=drawn))
+    save_controller(tmp_path / "c.npz", np.zeros(5), own, {})
+    assert load_controller(tmp_path / "c.npz", task, learned)[1].actor_critic.drawn is drawn
+    evolved = system(paper, "rssm", "cmaes")
+    if drawn:
+        with pytest.raises(UserError, match="draws its actions.*give the --run"):
+            load_controller(tmp_path / "c.npz", task, evolved)
+    else:
+        load_controller(tmp_path / "c.npz", task, evolved)
