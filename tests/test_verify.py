@@ -171,6 +171,19 @@ def test_the_same_c_under_other_conditions_is_compared_episode_by_episode(run, t
     assert row["difference_ci95"] == pytest.approx([offsets.mean() - half, offsets.mean() + half], abs=1e-3)
 
 
+def test_forecasts_of_the_v_and_m_that_are_there_are_shown_side_by_side(run, task):
+    found = {"memory": "rssm", "recordings": "abc", "loss": 0.7, "loss_z": 0.5, "deaths": 4, "recall": 0.25, "precision": 0.5}
+    found |= {f"{what}_{k}": value * k for what, value in (("open", 0.01), ("still", 0.02)) for k in (1, 5, 15, 50)}
+    found |= {"fingerprints": fingerprints(model_paths("carracing", run))}
+    write_json(run / "rnn" / "foreseen_skilled.json", found)
+    write_json(run / "rnn" / "foreseen_other.json", found | {"fingerprints": {"vae": "another"}})
+    (table,) = [table for table in all_tables(of_run(task, run)) if table.title == "What M foresees"]
+    assert table.rows == [
+        ["skilled", "run", "rssm", "0.500", "0.010", "0.050", "0.150", "0.500", "25%", "50%"],
+        ["skilled", "", "the frame stays as it is", "", "0.020", "0.100", "0.300", "1.000", "", ""],
+    ]
+
+
 @pytest.fixture(params=["carracing", "doom"])
 def evidence(request):
     return of_shipped(get_task(request.param))
@@ -186,10 +199,10 @@ def test_what_comes_with_the_project(evidence):
 
 def test_the_readme_and_what_is_written_down_say_what_verify_says(evidence):
     tables = all_tables(evidence)
-    readme = (ROOT / "controller" / "README.md").read_text()
+    readme = "".join((ROOT / floor / "README.md").read_text() for floor in ("rnn", "controller"))
     for table in tables:
         lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
-        assert table.title not in ("Scores", "Two memories, two trainers") or "\n".join(lines) in readme
+        assert table.title not in ("Scores", "Two memories, two trainers", "What M foresees") or "\n".join(lines) in readme
     written = (ROOT / "controller" / "verified" / f"{evidence.task.name}.md").read_text()
     assert all(table.markdown() in written for table in tables)
 

@@ -53,6 +53,7 @@ class Evidence:
         agents: the C's on them.
         policies: scores of policies without skill, by name.
         systems: agents with another memory or another trainer than the paper's, with the logs of their V and M.
+        forecasts: what rnn/evaluate.py found of each M, by the M's name and the file's.
     """
 
     source: str
@@ -63,6 +64,7 @@ class Evidence:
     agents: list[Agent]
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     systems: list[tuple[Agent, dict[str, Rows]]] = field(default_factory=list)
+    forecasts: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
 
 def of_shipped(task: Task) -> Evidence:
@@ -84,6 +86,10 @@ def of_shipped(task: Task) -> Evidence:
         scores = _read(path)
         if str(scores.get("agent", "")).endswith(" policy"):
             policies[path.stem] = scores
+    folders = sorted(folder for folder in shipped_systems(task.name).glob("*") if (folder / "controller" / "best.npz").exists())
+    forecasts = _forecasts(SHIPPED, paths.rnn.parent, task, None)
+    for folder in folders:
+        forecasts |= _forecasts(folder.name, folder / "rnn", task, folder)
     return Evidence(
         "the files that come with the project",
         task,
@@ -92,8 +98,16 @@ def of_shipped(task: Task) -> Evidence:
         {stage: _log(shipped(stage, task.name, "log.jsonl")) for stage in ("vae", "rnn")},
         agents,
         policies,
-        [_system(folder) for folder in sorted(shipped_systems(task.name).glob("*")) if (folder / "controller" / "best.npz").exists()],
+        [_system(folder) for folder in folders],
+        forecasts,
     )
+
+
+def _forecasts(name: str, folder: Path, task: Task, run: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """What rnn/evaluate.py found of the V and M that are there now, and wrote beside M; what it found of others does not count."""
+    found = {(name, path.stem): _read(path) for path in sorted(folder.glob("foreseen_*.json"))}
+    now = fingerprints(model_paths(task.name, run)) if found else {}
+    return {key: figures for key, figures in found.items() if figures.get("fingerprints") == now}
 
 
 def _system(path: Path) -> tuple[Agent, dict[str, Rows]]:
@@ -120,9 +134,11 @@ def of_run(task: Task, path: Path) -> Evidence:
         for folder in folders
         if (folder / "controller" / "best.npz").exists()
     ]
+    forecasts = _forecasts("run", path / "rnn", task, path)
     if not settings.is_papers:
         logs = {stage: _log(path / stage / "log.jsonl") for stage in ("vae", "rnn")}
-        return Evidence(str(path), task, settings, {}, {"vae": logs["vae"], "rnn": []}, [], systems=[(agent, logs) for agent in agents])
+        parts = {"vae": logs["vae"], "rnn": []}
+        return Evidence(str(path), task, settings, {}, parts, [], systems=[(agent, logs) for agent in agents], forecasts=forecasts)
     linked = {agent.weights.resolve() for agent in agents if agent.name != "run"}  # a study that took over the run's own C
     return Evidence(
         str(path),
@@ -131,6 +147,7 @@ def of_run(task: Task, path: Path) -> Evidence:
         {stage: path / stage / "weights.npz" for stage in ("vae", "rnn") if (path / stage / "weights.npz").exists()},
         {stage: _log(path / stage / "log.jsonl") for stage in ("vae", "rnn")},
         [agent for agent in agents if agent.name != "run" or agent.weights.resolve() not in linked],
+        forecasts=forecasts,
     )
 
 

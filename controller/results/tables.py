@@ -61,7 +61,7 @@ def all_tables(evidence: Evidence) -> list[Table]:
     """Those of one game, without the empty ones."""
     papers = [] if evidence.systems and not evidence.agents else [score_rows(evidence)]
     tables = [*papers, systems_table(evidence), paired_table(evidence), *curve_tables(evidence), *loss_tables(evidence)]
-    tables += [parameter_table(evidence), cost_table(evidence)]
+    tables += [forecast_table(evidence), parameter_table(evidence), cost_table(evidence)]
     return [table for table in tables if table.rows]
 
 
@@ -323,6 +323,38 @@ def systems_table(evidence: Evidence) -> Table:
         rows.append([memory, trainer, "", _why_not(evidence, memory, trainer), "", "", "", ""])
     notes = ["Hours are those of the machine that it ran on, as the logs say; V's are shared by agents on the same V."]
     return Table(title, header, rows, notes, data)
+
+
+def forecast_table(evidence: Evidence) -> Table:
+    """What each M knows of games that it has not learned from: those of one kind of play below each other."""
+    ahead = ("1", "5", "15", "50")
+    header = ["who plays", "M", "memory", "minus log-likelihood of z", *(f"error {k} ahead" for k in ahead)]
+    header += ["deaths foreseen", "right warnings"]
+    kinds: dict[tuple[str, str], list[tuple[str, dict[str, Any]]]] = {}
+    for (name, file), figures in evidence.forecasts.items():
+        kinds.setdefault((file.removeprefix("foreseen_"), figures["recordings"]), []).append((name, figures))
+    rows, data = [], []
+    for (play, _), found in sorted(kinds.items()):
+        for name, figures in found:
+            errors = [f"{figures[f'open_{k}']:.3f}" if f"open_{k}" in figures else "" for k in ahead]
+            shares = [_share(figures[key]) if figures.get("deaths") else "" for key in ("recall", "precision")]
+            z = figures.get("loss_z", figures["loss"])  # the paper's M of CarRacing learns of z alone
+            rows.append([play, name, figures["memory"], f"{z:.3f}", *errors, *shares])
+            data.append({"play": play, "m": name} | figures)
+        last = found[0][1]
+        if "still_1" in last:
+            rows.append([play, "", "the frame stays as it is", "", *(f"{last[f'still_{k}']:.3f}" for k in ahead), "", ""])
+    notes = [
+        "By `rnn/evaluate.py`, each M on the same recordings. The log-likelihood is a mean over z's dimensions, an RSSM's a bound that "
+        "it is no worse than; of another V, which has another z, it says nothing beside the others. Errors: the mean of 16 forecasts that "
+        "are told the actions alone, squared, as a share of z's variance.",
+    ]
+    return Table("What M foresees", header, rows, notes, data)
+
+
+def _share(value: float) -> str:
+    """Of warnings, where there were any."""
+    return "none" if np.isnan(value) else f"{value:.0%}"
 
 
 def _hours(log: Rows) -> float:
