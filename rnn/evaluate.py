@@ -6,7 +6,7 @@
 
 Recordings are any run's; V and M are those of --run, or those that come with the project; any memory. M is told all that happened so
 far, and asked for the next step alone. A death counts as foreseen where M holds it for likelier than not, as in a dream, in one of the
-last LATE steps before it.
+last LATE steps before it; recordings that go on after the world is done (extract.past_done) say nothing of that.
 
 Open loop: from every EVERY-th moment on, M is told the actions alone. The mean of DREAMS such dreams, at temperature 1, is compared with
 what V says of the real frames 1, 5, 15 and 50 steps later: the squared error in each dimension of z as a share of its variance over all
@@ -241,7 +241,8 @@ def score_memory(task: Task, run: Path | None, recordings: Path, most: int | Non
         episodes = [read_episode(path, LATENTS) for path in latents]
         if max(len(episode["done"]) for episode in episodes) >= EVERY + AHEAD[-1]:
             figures |= open_loop(memory, episodes)
-        if memory.foresees_end:
+        # Recordings that go on after the world is done hold ends in their midst, which are none of those that M foresees.
+        if memory.foresees_end and not recorded_settings(task, recordings).extract.past_done:
             figures |= foreseen(death_chances(memory, episodes), [episode["done"] for episode in episodes])
     return figures
 
