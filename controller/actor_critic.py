@@ -136,6 +136,27 @@ def lambda_returns(reward: tf.Tensor, goes_on: tf.Tensor, values: tf.Tensor, gam
     return tf.stack(returns[::-1])
 
 
+def replay_returns(batch: Batch, values: tf.Tensor, gamma: float, lam: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """What was earned after each frame of recorded sequences but their last one, and then promised: lambda returns [B, T - 1].
+
+    Args:
+        batch: the sequences [B, T].
+        values: what the critic holds their frames worth, [B, T].
+        gamma, lam: discount, and lambda.
+
+    Returns:
+        The returns, and for which frames they are known, as 1 or 0: not for an episode's last one, after which nothing was done.
+    """
+    reward, done, first = (tf.cast(part, tf.float32) for part in (batch.reward, batch.done, batch.first))
+    known = tf.maximum(1.0 - first[:, 1:], done[:, :-1])
+    ahead, returns = values[:, -1], []
+    for t in reversed(range(values.shape[1] - 1)):
+        earned = reward[:, t] + gamma * (1.0 - done[:, t]) * ((1.0 - lam) * values[:, t + 1] + lam * ahead)
+        ahead = known[:, t] * earned + (1.0 - known[:, t]) * values[:, t]
+        returns.append(ahead)
+    return tf.stack(returns[::-1], axis=1), known
+
+
 def reach(goes_on: tf.Tensor, alive: tf.Tensor, gamma: float) -> tf.Tensor:
     """How much the moments s_0 .. s_{H-1} count: the probability that the dream still goes on there, discounted: [H, N].
 
@@ -234,8 +255,8 @@ class ActorCritic(keras.Model):
             advantage = tf.stop_gradient((returns - values[:-1]) / scale)
             gain = advantage * self.actor.log_prob(features[:-1], dreamt.y)
         actor = -tf.reduce_mean(weight * (gain + options.entropy * entropy))
-        target, slow = tf.stop_gradient(returns), tf.stop_gradient(self.worth.pred(self.slow(features[:-1])))
-        critic = self.worth.loss(outputs[:-1], target) + options.slow_weight * self.worth.loss(outputs[:-1], slow)
+        target = tf.stop_gradient(returns)
+        critic = self._critic_loss(outputs[:-1], features[:-1], target)
         return {
             "actor": actor,
             "critic": tf.reduce_mean(weight * critic),
@@ -247,6 +268,23 @@ class ActorCritic(keras.Model):
             "dream_goes_on": tf.reduce_mean(dreamt.goes_on),
         }
 
+    def _critic_loss(self, outputs: tf.Tensor, features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """How far the critic's outputs [..., BINS] for features [..., F] are from the target [...], and from the slow critic: [...]."""
+        slow = tf.stop_gradient(self.worth.pred(self.slow(features)))
+        return self.worth.loss(outputs, target) + self.options.slow_weight * self.worth.loss(outputs, slow)
+
+    def replay_loss(self, memory: Memory, batch: Batch, states: State) -> tf.Tensor:
+        """The critic's loss on what was really earned (DreamerV3): what M promises wrongly is not all that it hears of. A scalar.
+
+        Args:
+            memory, batch, states: as in `learn`.
+        """
+        options = self.options
+        features = tf.stop_gradient(memory.features(states, self.feature_names))
+        outputs = self.critic(features)
+        returns, known = replay_returns(batch, tf.stop_gradient(self.worth.pred(outputs)), options.gamma, options.lam)
+        return tf.reduce_mean(known * self._critic_loss(outputs[:, :-1], features[:, :-1], returns))
+
     def learn(self, memory: Memory, batch: Batch, states: State, noise: tf.Tensor) -> dict[str, tf.Tensor]:
         """One step of actor and critic, from dreams of the last frames of recorded sequences.
 
@@ -257,13 +295,16 @@ class ActorCritic(keras.Model):
             noise: standard normal [horizon, B * starts, imagine_noise + A].
 
         Returns:
-            The terms of `loss_terms`.
+            The terms of `loss_terms`; with a replay_weight, "replay", the critic's loss on what was played, which "critic" then includes.
         """
         last = self.options.starts
         start = tf.nest.map_structure(lambda part: tf.reshape(part[:, -last:], (-1, *part.shape[2:])), states)
         alive = 1.0 - tf.reshape(ended(batch, memory.with_last)[:, -last:], (-1,))
         with tf.GradientTape(persistent=True) as tape:
             terms = self.loss_terms(memory, start, alive, noise)
+            if self.options.replay_weight:
+                replay = self.replay_loss(memory, batch, states)
+                terms |= {"critic": terms["critic"] + self.options.replay_weight * replay, "replay": replay}
         for name, model, optimizer in (
             ("actor", self.actor, self.actor_optimizer),
             ("critic", self.critic, self.critic_optimizer),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from controller.actor_critic import Actor, ActorCritic, ended, lambda_returns, percentile, reach
+from controller.actor_critic import Actor, ActorCritic, ended, lambda_returns, percentile, reach, replay_returns
 from controller.policy import LEAST_STD, MOST_STD, Policy
 from env.actions import Continuous, Discrete
 from env.run.settings import ActorCritic as Options
@@ -82,6 +82,41 @@ def test_a_start_is_over_where_the_last_action_was_deadly_and_not_at_a_step_limi
     assert not ended(batch, False).numpy().any()
     within = as_batch(latents, latents, latents.astype(np.float32), np.roll(first, -1, axis=1), done=done)
     assert not ended(within, True).numpy().any()  # without its last frame, the next one is another episode's
+
+
+def recorded(last_frames):
+    """Two sequences of 6 frames with rewards of 1, 2, .. 6: one in the midst of an episode; in the other the third action is deadly, and
+    a new episode begins after that, or after its last frame, if last frames are kept."""
+    done, first = np.zeros((2, 6), np.float32), np.zeros((2, 6), np.float32)
+    done[1, 2] = first[1, 4 if last_frames else 3] = 1
+    reward = np.tile(np.arange(1.0, 7.0, dtype=np.float32), (2, 1))
+    latents = np.zeros((2, 6, 1), np.float16)
+    return as_batch(latents, latents, np.zeros((2, 6, 1), np.float32), first, done=done, reward=reward)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+def test_what_was_earned_is_what_a_dream_of_it_would_be_worth(lam):
+    """Along one episode, the returns are those of a dream that goes the same way."""
+    batch, values = recorded(True), random(2, 6)
+    returns, known = replay_returns(batch, tf.constant(values), 0.9, lam)
+    parts = (batch.reward[:, :5], np.ones((2, 5), np.float32), values[:, 1:])
+    dreamt = lambda_returns(*(tf.constant(part[0, :, None]) for part in parts), 0.9, lam)
+    np.testing.assert_allclose(returns[0], dreamt[:, 0], rtol=1e-5)
+    assert known.numpy()[0].all()
+
+
+@pytest.mark.parametrize("last_frames", [True, False])
+def test_what_was_earned_ends_with_the_episode(last_frames):
+    """A death leaves its reward and nothing after it; after an episode's last frame nothing was earned; the next episode counts anew."""
+    batch, values = recorded(last_frames), np.full((2, 6), 100.0, np.float32)
+    returns, known = (part.numpy()[1] for part in replay_returns(batch, tf.constant(values), 0.5, 1.0))
+    np.testing.assert_allclose(returns[:3], [1 + 0.5 * 2 + 0.25 * 3, 2 + 0.5 * 3, 3])
+    assert returns[4] == pytest.approx(5 + 0.5 * 100)
+    np.testing.assert_array_equal(known, [1, 1, 1, 0, 1] if last_frames else [1] * 5)
+    limit = batch._replace(done=np.zeros_like(batch.done))  # cut by a step limit: the critic says what would have come
+    returns, known = (part.numpy()[1] for part in replay_returns(limit, tf.constant(values), 0.5, 1.0))
+    np.testing.assert_array_equal(known, [1, 1, 1, 0, 1] if last_frames else [1, 1, 0, 1, 1])
+    assert returns[1] == pytest.approx(2 + 0.5 * (3 + 0.5 * 100) if last_frames else 2 + 0.5 * 100)
 
 
 def test_percentiles_as_numpy_has_them():
@@ -231,6 +266,28 @@ def test_the_slow_critic_follows():
     for was, slow, fast in zip(before, learner.slow.variables, learner.critic.trainable_variables):
         np.testing.assert_allclose(slow, 0.5 * was + 0.5 * np.asarray(fast), atol=1e-6)
     assert float(learner.high) != 0
+
+
+def test_the_critic_hears_of_what_was_earned():
+    """Its loss then holds the replay's part, by its weight; actor and M are none the wiser."""
+    keras.utils.set_random_seed(1)
+    batch = line_batch()._replace(reward=np.full((8, 8), 3.0, np.float32), first=np.zeros((8, 8), np.float32))
+    states, noise = Place(tf.constant(random(8, 8, 1))), tf.constant(random(5, 64, 2))
+    learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, replay_weight=0.3), "z", 1.0)
+    learner.critic.last.kernel.assign(0.1 * random(*learner.critic.last.kernel.shape))
+    with tf.GradientTape(persistent=True) as tape:
+        replay = learner.replay_loss(Line(), batch, states)
+    assert all(g is not None for g in tape.gradient(replay, learner.critic.trainable_variables))
+    assert all(g is None for g in tape.gradient(replay, [*learner.actor.trainable_variables, *learner.slow.variables]))
+    outputs = learner.critic(states.x)
+    returns, _ = replay_returns(batch, learner.worth.pred(outputs), 0.997, 0.95)
+    slow = learner.worth.pred(learner.slow(states.x))
+    losses = [learner.worth.loss(outputs[:, :-1], target) for target in (returns, slow[:, :-1])]
+    assert float(replay) == pytest.approx(float(tf.reduce_mean(losses[0] + losses[1])), rel=1e-5)
+    terms = learner.learn(Line(), batch, states, noise)
+    learner.options = dataclasses.replace(SMALL, replay_weight=0.0)
+    assert "replay" not in learner.learn(Line(), batch, states, noise)
+    assert float(terms["replay"]) == pytest.approx(float(replay), rel=1e-5)
 
 
 def mean_reward(learner, steps=20):

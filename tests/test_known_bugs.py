@@ -358,6 +358,13 @@ BUGS = [
         f"{ACTOR}moments_count_as_far_as_they_are_reached",
     ),
     Bug(
+        "what was earned goes on into the next episode",
+        "controller/actor_critic.py",
+        "ahead = known[:, t] * earned + (1.0 - known[:, t]) * values[:, t]",
+        "ahead = earned",
+        f"{ACTOR}what_was_earned_ends_with_the_episode",
+    ),
+    Bug(
         "the actor does the opposite",
         "controller/actor_critic.py",
         "gain = advantage * self",

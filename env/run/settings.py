@@ -219,6 +219,9 @@ class ActorCritic:
     hidden: int = setting(256, "units of the critic's two hidden layers", low=1)
     slow_rate: float = setting(0.02, "by this share the slow critic moves to the critic at each step", low=0, high=1)
     slow_weight: float = setting(1.0, "weight of the loss that keeps the critic near the slow one", low=0)
+    replay_weight: float = setting(
+        0.0, "weight of the critic's loss on what was really earned, beside that on dreams (DreamerV3: 0.3)", low=0
+    )
     xla: bool = setting(True, "compile the training step by XLA: it takes half a minute more to start, and a third less time for each step")
     eval_every: int = setting(1000, "training steps between scorings of the actor", low=1, resumable=True)
     seed_episodes: int = setting(20, "recorded episodes to begin with, where the real world is played", low=1)
