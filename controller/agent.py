@@ -206,18 +206,18 @@ def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvV
 def save_controller(path: Path, params: np.ndarray, settings: Settings, note: dict[str, float]) -> None:
     """Save C: its flat parameter vector, and what it takes to use it."""
     c = settings.controller
-    meta = {"model": "controller", "task": settings.task} | {key: getattr(c, key) for key in SHAPE}
+    meta = {"model": "controller", "task": settings.task, "repeat": settings.world.repeat} | {key: getattr(c, key) for key in SHAPE}
     if settings.trainer == "actor_critic":
         meta["drawn"] = settings.actor_critic.drawn
     save_arrays(path, {"params": np.asarray(params, np.float32)}, meta | note)
 
 
 def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndarray, Settings]:
-    """C from a file by `save_controller`: its parameters, and the settings with C's own features, hidden layer, bias, and the
-    world and temperature that it was evolved in.
+    """C from a file by `save_controller`: its parameters, and the settings with C's own features, hidden layer, bias, the frames for
+    which it holds an action, and the world and temperature that it was evolved in.
 
     Raises:
-        UserError: the file is missing, damaged, a pickle, or of another task.
+        UserError: the file is missing, damaged, a pickle, or of another task, or C holds its actions for another time than is asked for.
     """
     arrays, meta = load_arrays(path)
     if meta.get("model") != "controller" or "params" not in arrays:
@@ -229,6 +229,10 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
         raise UserError(f"weights file {path} does not say its {', '.join(missing)}: an older version made it")
     shape = {key: meta[key] for key in SHAPE}
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
+    repeat = meta.get("repeat", 1)
+    if settings.world.repeat not in (1, repeat):
+        raise UserError(f"world.repeat is {settings.world.repeat}, but {path} was made to hold its actions for {repeat}: take that")
+    settings = dataclasses.replace(settings, world=dataclasses.replace(settings.world, repeat=repeat))
     drawn = meta.get("drawn", False)
     if drawn and settings.trainer != "actor_critic":
         raise UserError(f"{path} draws its actions, as an actor-critic's C does: give the --run that it is of")
@@ -274,4 +278,4 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
 def make_agent(task: Task, settings: Settings, vae: ConvVAE, memory: Memory) -> Agent:
     """An agent of the settings' C on V and M."""
     c, policy = settings.controller, make_policy(task, settings, memory)
-    return Agent(task.actions, vae, memory, policy, c.features, c.slots, settings.world.max_steps)
+    return Agent(task.actions, vae, memory, policy, c.features, c.slots, settings.world.steps())

@@ -182,17 +182,13 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
 def amounts(task: Task, settings: Settings) -> dict[str, float]:
     """Each stage's whole work: steps, frames or time steps."""
     usual = task.played_steps if settings.extract.policy == "controller" else task.recorded_steps
-    m, recorded = settings.of_memory, min(usual or settings.world.max_steps, settings.world.max_steps)
+    m, recorded = settings.of_memory, settings.world.steps(usual)
     frames = settings.extract.episodes * recorded
     others = pooled_frames(settings)
     vae_frames = (frames + others) * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
-    c, options, played = (
-        settings.controller,
-        settings.actor_critic,
-        min(task.played_steps or settings.world.max_steps, settings.world.max_steps),
-    )
+    c, options, played = settings.controller, settings.actor_critic, settings.world.steps(task.played_steps)
     evolved = min(task.played_steps or c.dream_steps, c.dream_steps) if c.world == "dream" else played
     scorings, trained = -(-c.generations // c.eval_every), float(c.generations * c.population * c.episodes * evolved)
     if settings.trainer == "actor_critic":

@@ -217,8 +217,8 @@ def score_world(ranks: Ranks, task: Task, scored: Scored, stage: Stage | None) -
     ranks.broadcast(np.zeros(1))  # the stage's folder is there
     log = JsonlLog(stage.dir / f"part-{ranks.rank}.jsonl") if stage and jobs else None
     bar = progress(desc="evaluate", total=count, initial=count - len(jobs), unit="episode") if ranks.first else None
-    length = (task.recorded_steps if scored.policy else task.played_steps) or settings.world.max_steps
-    pace = Pace(len(jobs) * min(length, settings.world.max_steps), ranks.size) if ranks.first else None
+    length = settings.world.steps(task.recorded_steps if scored.policy else task.played_steps)
+    pace = Pace(len(jobs) * length, ranks.size) if ranks.first else None
     worlds, table = Worlds.of(task, settings.world), np.zeros((count, 2))
     for result in rollout(WorldLanes(worlds, scored.player, watch=pace), ranks.share(jobs), ranks.pulse):
         table[result.job.index] = result.score, result.length
@@ -283,7 +283,8 @@ def summary_of(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: di
     settings, c = scored.settings, scored.settings.controller
     returns, lengths, seeds = (np.array([row[key] for row in rows]) for key in ("return", "length", "seed"))
     scores: dict[str, Any] = {"task": task.name, "agent": scored.source, "render": settings.world.render, "frames": settings.world.frames}
-    scores |= {"fingerprints": scored.fingerprints, "max_steps": settings.world.max_steps, "seed": settings.seed}
+    scores |= {"fingerprints": scored.fingerprints, "max_steps": settings.world.max_steps, "repeat": settings.world.repeat}
+    scores |= {"seed": settings.seed}
     if not scored.policy:
         scores |= {"memory": settings.memory, "trainer": settings.trainer}
         scores |= {"features": c.features, "hidden": c.hidden, "dtype": c.dtype}

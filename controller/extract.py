@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -49,7 +50,9 @@ def make_player(task: Task, settings: Settings) -> Player:
 
     other = Path(settings.extract.agent) if settings.extract.agent else None
     weights = controller_path(task.name, other or Path(), other is not None, use_shipped=other is None)
-    agent = load_agent(task, settings, other or Path(), weights)[0]
+    # It may have been made to hold its actions for another time; here it is asked as often as the recordings have steps.
+    asked = replace(settings, world=replace(settings.world, repeat=1))
+    agent = load_agent(task, asked, other or Path(), weights)[0]
     return Exploring(agent, task, settings.extract.explore) if settings.extract.explore else agent
 
 

@@ -98,7 +98,7 @@ class Play:
 
         if self._lanes is None or self._settings.sees_pixels:
             policy, names = self._learner.actor.policy, self._settings.controller.features
-            slots, longest = self._settings.actor_critic.round_episodes, self._settings.world.max_steps
+            slots, longest = self._settings.actor_critic.round_episodes, self._settings.world.steps()
             player = Agent(self._task.actions, self._vae, self._memory, policy, names, slots, longest, self._learner.actor)
             self._lanes = WorldLanes(self._worlds, player, record=True)
         return self._lanes
@@ -349,7 +349,7 @@ class Learning:
 def frames_to_come(run: Run) -> int:
     """The most frames that a run's learning can see: those recorded, and those to be played."""
     settings, options = run.settings, run.settings.actor_critic
-    longest = settings.world.max_steps + 1
+    longest = settings.world.steps() + 1
     pooled = sum(row["length"] + 1 for row in pooled_rows(settings, 0))
     recorded, a_round = settings.extract.episodes * longest + pooled, options.round_episodes * longest
     if settings.controller.world != "real":

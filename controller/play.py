@@ -89,10 +89,11 @@ class Remembers(Protocol):
 
 
 class Game(NamedTuple):
-    """What is played: the real world or a dream, with or without an agent."""
+    """What is played: the real world or a dream, with or without an agent, and how many steps of it are a second."""
 
     worlds: Worlds
     player: Player | None
+    frame_rate: float
 
 
 def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream: bool, temperature: float | None) -> Game:
@@ -120,11 +121,12 @@ def make_game(task: Task, settings: Settings, run: Path, run_given: bool, dream:
     if temperature is not None:
         settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, temperature=temperature))
         settings.check()
+    frame_rate = task.frame_rate / settings.world.repeat
     if not dream:
-        return Game(Worlds.of(task, settings.world, render_mode="rgb_array"), agent)
+        return Game(Worlds.of(task, settings.world, render_mode="rgb_array"), agent, frame_rate)
     print(f"M's dream at temperature {settings.controller.temperature:g}")
     world, policy = make_dream(task, settings, models)
-    return Game(Worlds(lambda: world), Dreamer(policy, task.actions, agent.candidates[0]) if agent else None)
+    return Game(Worlds(lambda: world), Dreamer(policy, task.actions, agent.candidates[0]) if agent else None, frame_rate)
 
 
 def open_window(title: str) -> pygame.Surface:
@@ -178,7 +180,7 @@ def play(game: Game, task: Task, window: pygame.Surface, title: str, seed: int, 
                 player.give_back()
         who = "you play" if player.by_hand else "the agent plays"
         show(window, np.asarray(moment.world.render()), f"{title}: {who}, step {moment.step}, score {moment.score:.0f}")
-        clock.tick(task.frame_rate)
+        clock.tick(game.frame_rate)
         return again
 
     lanes, episode = WorldLanes(game.worlds, player, watch=watch), 0

@@ -100,7 +100,7 @@ def make_report(run: Run, task: Task) -> None:
     pictures.plot_moments(frames[0], decoded[0], hundredth, folder / "moments.png")
     open_loop = pictures.open_loop_frames(task, settings, agent)
     for name, shown in (("agent", video), ("dream", dream), ("openloop", open_loop)):
-        pictures.save_gif(shown, folder / f"{name}.gif", task.frame_rate)
+        pictures.save_gif(shown, folder / f"{name}.gif", task.frame_rate / settings.world.repeat)
         pictures.save_strip(shown, folder / f"{name}.png")
     write_report(run, task, score, dreamt, scores)
     print(f"report: {folder / 'report.md'}")

@@ -229,7 +229,8 @@ def models_data(task: Task, player: Player, blob: Blob) -> dict[str, Any]:
     """What the page must know of V, M, C and the actions to compute them; their weights go to the blob."""
     settings = player.settings
     add_weights(blob, player)
-    own = {"kind": settings.memory, "z_size": settings.vae.z_size, "actions": task.actions.size, "step_reward": task.step_reward}
+    reward = task.step_reward * settings.world.repeat
+    own = {"kind": settings.memory, "z_size": settings.vae.z_size, "actions": task.actions.size, "step_reward": reward}
     return {
         "memory": dataclasses.asdict(settings.of_memory) | own,
         "policy": shape_of_policy(task, player),
@@ -253,9 +254,10 @@ def page_data(task: Task, player: Player, games: list[Episode]) -> tuple[dict[st
         "made": f"World Models (Ha and Schmidhuber, 2018), replicated. {task.shown}, "
         + (f"run {player.run.name}." if player.run and not comes_along(player.run, task.name) else "an agent that comes with the project."),
         "keys": [{"key": key, "action": action} for key, action in task.keys],
-        "frame_rate": task.frame_rate,
-        "most_steps": settings.controller.dream_steps if settings.controller.world == "dream" else settings.world.max_steps,
-        "begin_at": 0 if player.memory.foresees_end else task.opening,  # such an M dreams from first frames, too
+        "frame_rate": task.frame_rate / settings.world.repeat,
+        "most_steps": settings.controller.dream_steps if settings.controller.world == "dream" else settings.world.steps(),
+        # An M that foresees ends dreams from first frames, too.
+        "begin_at": 0 if player.memory.foresees_end else -(-task.opening // settings.world.repeat),
         "dreams_reward": dreams_reward,
         "keeps_by_m": settings.sees_pixels,
         "episodes": episodes,

@@ -168,7 +168,11 @@ def make_world(task: Task, world: World, render_mode: str | None = None) -> gymn
     if size is not None and (size, discrete) != (task.actions.size, isinstance(task.actions, Discrete)):
         takes = f"Discrete({size})" if discrete else f"Continuous, {size} numbers"
         raise UserError(f"{task.word}: the world takes actions {takes}, the task's are {task.actions}: make them fit")
-    return made
+    if world.repeat == 1:
+        return made
+    from env.worlds.held import Held
+
+    return Held(made, world.repeat)
 
 
 class Worlds:

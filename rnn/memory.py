@@ -133,8 +133,8 @@ class Memory(Protocol):
 def _make_mdnrnn(task: Task, settings: Settings, dtype: str) -> Memory:
     from rnn.rnn import MDNRNN
 
-    rnn = settings.rnn
-    return MDNRNN(settings.vae.z_size, task.actions.size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, task.step_reward, dtype)
+    rnn, reward = settings.rnn, task.step_reward * settings.world.repeat
+    return MDNRNN(settings.vae.z_size, task.actions.size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, reward, dtype)
 
 
 def _make_rssm(task: Task, settings: Settings, dtype: str) -> Memory:

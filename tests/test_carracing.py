@@ -10,6 +10,8 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import env.worlds.carracing as carracing
+from env.rollout import make_world
+from env.run.settings import World
 from env.worlds.carracing import CarRacing, process
 from env.worlds.drawing import ExactPainter
 from env.worlds.frames import process_as_original
@@ -54,6 +56,43 @@ def test_bad_actions_raise_at_once(action):
     with pytest.raises(ValueError, match="three finite numbers"):
         world.step(np.array(action, np.float32))
     assert world.t == before
+
+
+@pytest.mark.parametrize("render", ["fast", "official"])
+def test_an_action_is_held_and_only_what_is_seen_is_drawn(task, render, monkeypatch):
+    """Each step of the agent is so many of the world's, with their rewards and the last one's frame; no other is drawn."""
+    plain, held = (make_world(task, World(render=render, max_steps=50, repeat=repeat)) for repeat in (1, 4))
+    drawn = []
+    monkeypatch.setattr(held.unwrapped, "_process", lambda picture: drawn.append(held.unwrapped.t) or process(picture))
+    np.testing.assert_array_equal(plain.reset(seed=5)[0], held.reset(seed=5)[0])
+    rng, over, steps = np.random.default_rng(0), False, 0
+    while not over:
+        action = np.array([rng.uniform(-1, 1), rng.uniform(0.5, 1), 0.0], np.float32)
+        frame, reward, done, over, _ = held.step(action)
+        steps, earned, cut = steps + 1, 0.0, False
+        for _ in range(4 if steps < 13 else 2):
+            single, paid, _, cut, _ = plain.step(action)
+            earned += paid
+        np.testing.assert_array_equal(frame, single)
+        assert reward == pytest.approx(earned, abs=1e-9) and over == cut and not done
+    assert steps == World(max_steps=50, repeat=4).steps() == 13
+    assert len(drawn) == 14
+
+
+def test_an_action_is_not_held_beyond_the_end(task, monkeypatch):
+    held = make_world(task, World(max_steps=50, repeat=4))
+    held.reset(seed=5)
+    own, times = held.unwrapped.step, []
+
+    def step(action):
+        times.append(own(action))
+        frame, reward, _, truncated, info = times[-1]
+        return frame, reward, len(times) == 6, truncated, info
+
+    monkeypatch.setattr(held.unwrapped, "step", step)
+    assert not held.step(np.zeros(3))[2]
+    frame, _, done, _, _ = held.step(np.zeros(3))
+    assert done and len(times) == 6 and frame.shape == (64, 64, 3)
 
 
 def steer(kind, t, rng):

@@ -10,9 +10,9 @@ import pytest
 
 from controller.results.studies import SHARED
 from env.run.errors import UserError
-from env.run.files import write_json
+from env.run.files import read_json, write_json
 from env.run.rundir import Run, waiting_stages
-from env.run.settings import STAGES
+from env.run.settings import STAGES, Settings
 from env.run.stages import Stage
 from env.tasks import get_task
 
@@ -177,6 +177,34 @@ def test_a_temperature_study_is_not_left_on_another_v_and_m(tmp_path):
     stage.finish({})
     with pytest.raises(UserError, match="vae is to be trained, but .*studies/tau-0.5/controller were made from an earlier one"):
         waiting_stages(tmp_path / "run", settings, SHARED)
+
+
+def test_a_setting_that_came_later_leaves_older_runs_as_they_are(tmp_path, tiny):
+    """Their files do not have it; that means what was done before there was one, and another value is another run."""
+    stage = Stage(tmp_path, "extract", tiny)
+    stage.start()
+    stage.finish({})
+    record = read_json(stage.dir / "stage.json", sealed=True)
+    assert "world.repeat" not in record["settings"]
+    assert "world.repeat" not in tiny.deciding("extract")
+    data = tiny.to_dict()
+    del data["world"]["repeat"]
+    assert Settings.from_dict(data).world == tiny.world
+    held = dataclasses.replace(tiny, world=dataclasses.replace(tiny.world, repeat=2))
+    assert held.deciding("extract")["world.repeat"] == 2
+    assert Stage(tmp_path, "extract", held).identity() != stage.identity()
+    with pytest.raises(UserError, match="made with world.repeat = 1, now it is 2"):
+        Stage(tmp_path, "extract", held).check()
+    other = tmp_path / "other"
+    for settings in (held, tiny):
+        again = Stage(other, "extract", settings)
+        if settings is held:
+            again.start()
+            again.finish({})
+            assert again.check()
+        else:
+            with pytest.raises(UserError, match="made with world.repeat = 2, now it is 1"):
+                again.check()
 
 
 def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path, tiny):

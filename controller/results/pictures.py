@@ -286,12 +286,12 @@ def plot_moments(frame: np.ndarray, decoded: np.ndarray, dreamt: np.ndarray, tar
     save_figure(figure, target)
 
 
-def save_gif(pictures: list[np.ndarray], target: Path, frame_rate: int) -> None:
+def save_gif(pictures: list[np.ndarray], target: Path, frame_rate: float) -> None:
     """Write pictures of every EVERY steps as an endless GIF, in real time for a world of `frame_rate` steps a second."""
     from PIL import Image
 
     images = [Image.fromarray(p).quantize(64, dither=Image.Dither.NONE) for p in pictures]
-    options = {"save_all": True, "append_images": images[1:], "duration": 1000 * EVERY // frame_rate, "loop": 0}
+    options = {"save_all": True, "append_images": images[1:], "duration": int(1000 * EVERY / frame_rate), "loop": 0}
     write_atomic(target, lambda file: images[0].save(file, "GIF", **options))
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     pictures = open_loop_frames(task, game.settings, game.agent)[SKIPPED : SKIPPED + PICTURES]
     pictures = [enlarged(picture[::3, ::3], 2) for picture in pictures]  # of frames three times as large, for a smaller file
     target = shipped("controller", task.name, "moving.gif")
-    save_gif(pictures, target, task.frame_rate)
+    save_gif(pictures, target, task.frame_rate / game.settings.world.repeat)
     print(f"{target}: {len(pictures)} pictures, {target.stat().st_size / 1e6:.1f} MB")
 
 

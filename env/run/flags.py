@@ -25,6 +25,7 @@ def setting(
     high: float | None = None,
     choices: tuple[Any, ...] | None = None,
     resumable: bool = False,
+    absent: Any = None,
 ) -> Any:
     """Declare one setting of a settings dataclass.
 
@@ -34,8 +35,9 @@ def setting(
         low, high: inclusive bounds for numbers.
         choices: the values that are allowed.
         resumable: True where a finished stage can go on from its checkpoint with a larger value.
+        absent: of a setting that came later than others: what runs did before there was one. Their files do not have it.
     """
-    meta = {"help": help, "low": low, "high": high, "choices": choices, "resumable": resumable}
+    meta = {"help": help, "low": low, "high": high, "choices": choices, "resumable": resumable, "absent": absent}
     return dataclasses.field(default=default, metadata=meta)
 
 

@@ -37,7 +37,14 @@ class World:
     frames: str = setting(
         "plain", "how a picture becomes a frame: cropped and resized, or just as the original did", choices=("plain", "original")
     )
-    max_steps: int = setting(1000, "steps after which an episode is cut", low=2)
+    max_steps: int = setting(1000, "frames after which an episode is cut", low=2)
+    repeat: int = setting(
+        1, "frames for which each action is held; the agent sees the last of them, and that is one step for it", low=1, absent=1
+    )
+
+    def steps(self, frames: int = 0) -> int:
+        """The agent's steps in an episode of so many frames, or in the longest one."""
+        return -(-min(frames or self.max_steps, self.max_steps) // self.repeat)
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,7 @@ class ActorCritic:
     slow_rate: float = setting(0.02, "by this share the slow critic moves to the critic at each step", low=0, high=1)
     slow_weight: float = setting(1.0, "weight of the loss that keeps the critic near the slow one", low=0)
     replay_weight: float = setting(
-        0.0, "weight of the critic's loss on what was really earned, beside that on dreams (DreamerV3: 0.3)", low=0
+        0.0, "weight of the critic's loss on what was really earned, beside that on dreams (DreamerV3: 0.3)", low=0, absent=0.0
     )
     xla: bool = setting(True, "compile the training step by XLA: it takes half a minute more to start, and a third less time for each step")
     eval_every: int = setting(1000, "training steps between scorings of the actor", low=1, resumable=True)
@@ -309,8 +316,9 @@ class Settings:
         return (self.memory, self.trainer) == (MEMORIES[0], TRAINERS[0])
 
     def deciding(self, stage: str) -> dict[str, Any]:
-        """The settings that decide a stage's result, as {section.field: value}."""
-        others = unused(self.memory, self.trainer)
+        """The settings that decide a stage's result, as {section.field: value}; without those that came later and change nothing
+        here, so that what was made before them counts as made with the same settings."""
+        others, later = unused(self.memory, self.trainer), absent_settings()
         flat: dict[str, Any] = {"task": self.task, "seed": self.seed}
         if "rnn" in DEPENDS[stage]:
             flat["memory"] = self.memory
@@ -319,7 +327,7 @@ class Settings:
         for section in DEPENDS[stage]:
             if section not in others:
                 flat |= {f"{section}.{key}": value for key, value in dataclasses.asdict(getattr(self, section)).items()}
-        return flat
+        return {key: value for key, value in flat.items() if later.get(key) != value}
 
     @property
     def evolution_seed(self) -> int:
@@ -403,14 +411,13 @@ class Settings:
 
     def check_together(self) -> None:
         """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
-        if self.extract.min_frames > self.world.max_steps:
-            raise UserError(
-                f"extract.min_frames is {self.extract.min_frames}: no episode is longer than world.max_steps, {self.world.max_steps}"
-            )
+        longest = self.world.steps()
+        if self.extract.min_frames > longest:
+            raise UserError(f"extract.min_frames is {self.extract.min_frames}: no episode is longer than {longest} steps")
         # How much is pooled is known when it is there.
-        frames = float("inf") if self.extract.pool else self.extract.episodes * self.world.max_steps
+        frames = float("inf") if self.extract.pool else self.extract.episodes * longest
         if self.vae.batch > frames:
-            raise UserError(f"vae.batch is {self.vae.batch}, but extract.episodes x world.max_steps are {frames} frames at most: lower it")
+            raise UserError(f"vae.batch is {self.vae.batch}, but there are {frames} frames at most: lower it")
         if self.memory == "rssm" or self.trainer == "actor_critic":
             if self.memory == "rssm" and self.extract.past_done:
                 raise UserError("extract.past_done: what comes after an episode's end teaches M a wrong end: take --extract-past-done no")
@@ -422,12 +429,12 @@ class Settings:
         if self.rnn.sequences == "stream":
             if self.rnn.batch * self.rnn.window > frames:
                 raise UserError(
-                    f"rnn.batch x rnn.window is {self.rnn.batch} x {self.rnn.window}, but extract.episodes x world.max_steps "
-                    f"are {frames} frames at most: lower them, or record more"
+                    f"rnn.batch x rnn.window is {self.rnn.batch} x {self.rnn.window}, but there are {frames} frames at most: "
+                    "lower them, or record more"
                 )
             return
-        if self.rnn.window > self.world.max_steps:
-            raise UserError(f"rnn.window is {self.rnn.window}: no episode is longer than world.max_steps, {self.world.max_steps}")
+        if self.rnn.window > longest:
+            raise UserError(f"rnn.window is {self.rnn.window}: no episode is longer than {longest} steps")
         if not self.rnn.window and not self.extract.past_done:
             raise UserError("rnn.window is 0 (whole episodes), which needs episodes of one length: give a window or extract.past_done")
         if self.rnn.batch > self.extract.episodes and not self.extract.pool:
@@ -447,8 +454,15 @@ def unused_flags(memory: str, trainer: str, section: str) -> set[str]:
     return set(EVOLUTIONS) if (trainer, section) == ("actor_critic", "controller") else set()
 
 
+def absent_settings() -> dict[str, Any]:
+    """The settings that came later than others, as {section.field: what runs did before}."""
+    fields = ((f"{name}.{f.name}", f.metadata["absent"]) for name, cls in SECTIONS.items() for f in dataclasses.fields(cls))
+    return {key: before for key, before in fields if before is not None}
+
+
 def _whole(cls: type, data: dict[str, Any], name: str) -> Any:
     """A `cls` of the values `data`. Raises KeyError when one is missing: it must not silently become the paper's for CarRacing."""
+    data = {f.name: f.metadata["absent"] for f in dataclasses.fields(cls) if f.metadata.get("absent") is not None} | data
     for f in dataclasses.fields(cls):
         if f.name not in data:
             raise KeyError(f"{name}.{f.name} is missing" if name else f"{f.name} is missing")

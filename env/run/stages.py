@@ -17,7 +17,7 @@ from typing import Any
 from env.episodes import cut_or_missing
 from env.run.errors import UserError
 from env.run.files import read_json, read_jsonl, write_json
-from env.run.settings import BESIDE, SECTIONS, Settings
+from env.run.settings import BESIDE, SECTIONS, Settings, absent_settings
 from env.run.weights import controller_path, fingerprint, fingerprints, model_paths, source_files, start_path
 
 # What each stage is made from. (The controller's V and M are the shipped ones in a run that trained none.)
@@ -142,10 +142,11 @@ class Stage:
         if not record:
             return False
         grown = False
-        for key, now in self._settings.deciding(self.name).items():
-            if key not in record["settings"]:
+        decided, later = self._settings.deciding(self.name), absent_settings()
+        for key in (*decided, *(key for key in record["settings"] if key in later and key not in decided)):
+            if key not in record["settings"] and key not in later:
                 raise UserError(f"{self._record} is of another version of the program ({key} is missing): start a new run")
-            then = record["settings"][key]
+            then, now = (values[key] if key in values else later[key] for values in (record["settings"], decided))
             if then == now:
                 continue
             if self._may_change(key, then, now, bool(record.get("finished"))):

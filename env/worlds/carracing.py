@@ -62,6 +62,7 @@ class CarRacing(GymnasiumCarRacing):
         self._make_painter = _PAINTERS[render]
         self._process = _PROCESS[frames]
         self._painter: TrackPainter | ExactPainter | None = None
+        self.draws = True  # else observations are None, and who wants to see one looks
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -83,6 +84,10 @@ class CarRacing(GymnasiumCarRacing):
     def _render(self, mode: str) -> Any:
         if mode != "state_pixels":
             return super()._render(mode)
+        return self.look() if self.draws else None
+
+    def look(self) -> np.ndarray:
+        """What is to be seen now: uint8 [64, 64, 3]."""
         if self._painter is None:
             self._painter = self._make_painter(self)
         return self._process(self._painter.frame(self))
