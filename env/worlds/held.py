@@ -20,7 +20,8 @@ class Held(gymnasium.Wrapper):
     def __init__(self, world: gymnasium.Env, frames: int) -> None:
         super().__init__(world)
         self._frames = frames
-        self._painter = world.unwrapped if hasattr(world.unwrapped, "look") else None
+        own = world.unwrapped
+        self._painter = own if hasattr(own, "look") and hasattr(own, "draws") else None
         if self._painter is not None:
             self._painter.draws = False  # type: ignore[attr-defined]
 
