@@ -195,16 +195,12 @@ def test_a_setting_that_came_later_leaves_older_runs_as_they_are(tmp_path, tiny)
     assert Stage(tmp_path, "extract", held).identity() != stage.identity()
     with pytest.raises(UserError, match="made with world.repeat = 1, now it is 2"):
         Stage(tmp_path, "extract", held).check()
-    other = tmp_path / "other"
-    for settings in (held, tiny):
-        again = Stage(other, "extract", settings)
-        if settings is held:
-            again.start()
-            again.finish({})
-            assert again.check()
-        else:
-            with pytest.raises(UserError, match="made with world.repeat = 2, now it is 1"):
-                again.check()
+    again = Stage(tmp_path / "other", "extract", held)
+    again.start()
+    again.finish({})
+    assert again.check()
+    with pytest.raises(UserError, match="made with world.repeat = 2, now it is 1"):
+        Stage(tmp_path / "other", "extract", tiny).check()
 
 
 def test_a_run_of_an_older_version_is_refused_in_one_line(tmp_path, tiny):
