@@ -206,7 +206,9 @@ def load_models(task: Task, settings: Settings, run: Path | None) -> tuple[ConvV
 def save_controller(path: Path, params: np.ndarray, settings: Settings, note: dict[str, float]) -> None:
     """Save C: its flat parameter vector, and what it takes to use it."""
     c = settings.controller
-    meta = {"model": "controller", "task": settings.task, "repeat": settings.world.repeat} | {key: getattr(c, key) for key in SHAPE}
+    meta = {"model": "controller", "task": settings.task} | {key: getattr(c, key) for key in SHAPE}
+    if settings.world.repeat != 1:  # left out at 1, as settings.json does: files from before there was a choice stay as they are, to the byte
+        meta["repeat"] = settings.world.repeat
     if settings.trainer == "actor_critic":
         meta["drawn"] = settings.actor_critic.drawn
     save_arrays(path, {"params": np.asarray(params, np.float32)}, meta | note)
