@@ -207,7 +207,7 @@ def save_controller(path: Path, params: np.ndarray, settings: Settings, note: di
     """Save C: its flat parameter vector, and what it takes to use it."""
     c = settings.controller
     meta = {"model": "controller", "task": settings.task} | {key: getattr(c, key) for key in SHAPE}
-    if settings.world.repeat != 1:  # left out at 1, as settings.json does: files from before there was a choice stay as they are, to the byte
+    if settings.world.repeat != 1:  # files from before there was a choice stay as they are, to the byte
         meta["repeat"] = settings.world.repeat
     if settings.trainer == "actor_critic":
         meta["drawn"] = settings.actor_critic.drawn
