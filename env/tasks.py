@@ -164,13 +164,14 @@ def system(settings: Settings, memory: str, trainer: str) -> Settings:
     """A game's settings with another memory or another trainer than the paper's: where these need it, C's, too, are others.
 
     An RSSM learns ends, which recordings that go on beyond them would teach it wrongly, and shows C its two states. An actor has a hidden
-    layer: the policy gradient moves a linear C but slowly.
+    layer: the policy gradient moves a linear C but slowly. A game that has that memory or trainer of itself has said so for itself.
     """
+    new_memory, new_trainer = memory != settings.memory, trainer != settings.trainer
     settings = replace(settings, memory=memory, trainer=trainer)
-    if memory == "rssm":
+    if new_memory and memory == "rssm":
         c = replace(settings.controller, features="zh", bias=True, temperature=1.0, dream_steps=settings.world.max_steps)
         settings = replace(settings, extract=replace(settings.extract, past_done=False), controller=c)
-    if trainer == "actor_critic":
+    if new_trainer and trainer == "actor_critic":
         settings = replace(settings, controller=replace(settings.controller, hidden=256 if settings.scale != "smoke" else 16, bias=True))
     return replace(settings, **{name: SECTIONS[name]() for name in unused(memory, trainer)})
 
@@ -202,7 +203,14 @@ def three_scales(name: str, smoke_steps: int = 100, **sections: Any) -> dict[str
         extract=replace(paper.extract, episodes=min(1000, paper.extract.episodes)),
         vae=replace(paper.vae, epochs=1),
         rnn=replace(paper.rnn, steps=min(3000, paper.rnn.steps)),
-        controller=replace(paper.controller, episodes=4, sharing=0, generations=250, eval_episodes=128, slots=32),
+        controller=replace(
+            paper.controller,
+            episodes=min(4, paper.controller.episodes),
+            sharing=0,
+            generations=min(250, paper.controller.generations),
+            eval_episodes=min(128, paper.controller.eval_episodes),
+            slots=32,
+        ),
     )
     return {"smoke": smoke(paper, min(smoke_steps, paper.world.max_steps)), "day": day, "paper": paper}
 

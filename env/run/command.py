@@ -78,9 +78,10 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
     task = get_task(parsed.task)
     if getattr(parsed, "tensorboard", False):
         os.environ[TENSORBOARD] = "1"  # for the processes that this one starts, too
-    memory, trainer = parsed.memory or MEMORIES[0], parsed.trainer or TRAINERS[0]
+    of_scale = task.scales[parsed.scale or "paper"]
+    memory, trainer = parsed.memory or of_scale.memory, parsed.trainer or of_scale.trainer
     run = parsed.run or default_run(task.name, parsed.scale or "paper", memory, trainer)
-    base = (saved_settings(run) if of_run else None) or system(task.scales[parsed.scale or "paper"], memory, trainer)
+    base = (saved_settings(run) if of_run else None) or system(of_scale, memory, trainer)
     if base.task != task.name:
         raise UserError(f"{run} is a run of {base.task}, not of {task.name}: choose another --run")
     if parsed.scale and base.scale != parsed.scale:
