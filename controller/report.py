@@ -93,7 +93,7 @@ def make_report(run: Run, task: Task) -> None:
         original = ORIGINAL_TRAINING.get(task.name, {}).get(stage, {}) if stage == "vae" or settings.memory == "mdnrnn" else {}
         if run.stage(stage).log.exists():  # a V or an M that was taken, may come without
             pictures.plot_terms(run.stage(stage).log, folder / f"{stage}.png", title, original)
-    ours = evolution(settings.controller) if settings.trainer == "cmaes" else "ours"
+    ours = evolution(settings) if settings.trainer == "cmaes" else "ours"
     pictures.plot_controller(run.stage("controller").log, folder / "controller.png", task.name, ours)
     video, score = pictures.video_frames(task, settings, agent)
     dream, hundredth, dreamt = pictures.dream_frames(task, settings, run.path, agent.candidates[0])

@@ -155,6 +155,15 @@ def test_a_c_of_no_row_of_the_papers_stands_apart(run, task):
     assert rows[-1]["row"] == "zch, 3 hidden units" and rows[-1]["mean"] == pytest.approx(900, abs=10)
 
 
+def test_a_c_that_holds_its_actions_says_so(run, task):
+    """The paper's chooses one for each frame."""
+    settings = task.scales["paper"]
+    write_json(run / "settings.json", dataclasses.replace(settings, world=dataclasses.replace(settings.world, repeat=4)).to_dict())
+    tables = {table.title: table for table in all_tables(of_run(task, run))}
+    assert tables["Scores"].data[-1]["row"] == "Full world model, z and h, actions held for 4 frames"
+    assert "64 x 16 episodes, actions held for 4 frames" in tables["Evolution of run"].notes[0]
+
+
 def test_the_same_c_under_other_conditions_is_compared_episode_by_episode(run, task):
     usual = json.loads((run / "evaluate" / "scores.json").read_text())
     offsets = np.random.default_rng(1).normal(3, 1, 100)

@@ -121,7 +121,7 @@ def plot_against_authors(evidence: Evidence, target: Path) -> bool:
         c = agent.settings.controller
         # Only what saw the same is to be compared.
         task = evidence.task.name if (c.features, c.hidden) == (ORIGINAL_FEATURES.get(evidence.task.name), 0) else ""
-        draw_evolution(next(free), agent.log, task, evolution(c), f"C: {agent.name}")
+        draw_evolution(next(free), agent.log, task, evolution(agent.settings), f"C: {agent.name}")
     for stage, name in terms:
         original = ORIGINAL_TRAINING.get(evidence.task.name, {}).get(stage, {})
         draw_term(next(free), evidence.logs[stage], name, "V" if stage == "vae" else "M", original)

@@ -23,7 +23,7 @@ from controller.results.paper import (
 from controller.results.scores import mean_and_std
 from controller.results.welch import PAPER_EPISODES, difference, paired, verdict
 from env.run.errors import UserError
-from env.run.settings import MEMORIES, TRAINERS, Controller
+from env.run.settings import MEMORIES, TRAINERS, Controller, Settings
 from env.run.weights import SHIPPED
 from env.tasks import system
 
@@ -102,12 +102,12 @@ def score_rows(evidence: Evidence) -> Table:
         ours = [agent for agent in evidence.agents if belongs(agent.settings.controller, row)]
         matched |= {agent.name for agent in ours}
         for agent in ours:
-            add(row.method, row, agent, agent.scores, agent.name)
+            add(row.method + held(agent.settings), row, agent, agent.scores, agent.name)
         if not ours:
             add(row.method, row, None, None, "")
     for agent in evidence.agents:
         if agent.name not in matched:
-            add(described(agent.settings.controller), None, agent, agent.scores, agent.name)
+            add(described(agent.settings.controller) + held(agent.settings), None, agent, agent.scores, agent.name)
     notes = [
         "The verdict is Welch's test on our episodes and the paper's 100: above or below where p < 0.05; else reproduced, if the interval "
         f"of the difference keeps within {MARGIN.get(evidence.task.name, 0):.0%} of the paper's mean, or undecided. A standard deviation "
@@ -132,6 +132,11 @@ def described(c: Controller) -> str:
     """A C that the paper has no row for: 'zh, 40 hidden units', 'zch, tau 1.25'."""
     words = [c.features, *([f"{c.hidden} hidden units"] if c.hidden else []), *([f"tau {c.temperature:g}"] if c.world == "dream" else [])]
     return ", ".join(words)
+
+
+def held(settings: Settings) -> str:
+    """What a row adds where an action is not chosen for each frame, as the paper's is: ', actions held for 4 frames'."""
+    return f", actions held for {settings.world.repeat} frames" if settings.world.repeat > 1 else ""
 
 
 def _score(evidence: Evidence, row: Published | None, agent: Agent | None, scores: dict[str, Any] | None) -> dict[str, Any]:
@@ -215,15 +220,17 @@ def curve_tables(evidence: Evidence) -> list[Table]:
             rows.append([*cells, f"{ours['mean'] - mean:+.0f}", solution, f"{scored:.0f}" if scored else ""])
             data.append({"generation": generation, "ours": [ours["mean"], ours["min"], ours["max"]], "authors": [mean, low, high]})
             data[-1] |= {"ours_mean_solution": ours.get("eval"), "authors_mean_solution": scored}
-        notes = [f"Ours: {evolution(c)}, the mean solution over {c.eval_episodes}; the authors': {ORIGINAL_EVOLUTION[task]}, it over 1024."]
+        ours_is = f"Ours: {evolution(agent.settings)}, the mean solution over {c.eval_episodes}"
+        notes = [f"{ours_is}; the authors': {ORIGINAL_EVOLUTION[task]}, it over 1024."]
         tables.append(Table(f"Evolution of {agent.name}", header, rows, notes, data))
     return tables
 
 
-def evolution(c: Controller) -> str:
+def evolution(settings: Settings) -> str:
     """Under which settings a C was evolved: '64 x 8 dreams at temperature 1.15'."""
+    c = settings.controller
     where = f"dreams at temperature {c.temperature:g}" if c.world == "dream" else "episodes"
-    return f"{c.population} x {c.episodes} {where}"
+    return f"{c.population} x {c.episodes} {where}{held(settings)}"
 
 
 def loss_tables(evidence: Evidence) -> list[Table]:
@@ -281,7 +288,8 @@ def cost_table(evidence: Evidence) -> Table:
     for agent in evidence.agents:
         log, c = agent.log, agent.settings.controller
         if log:
-            what = f"{log[-1]['generation']} generations of {evolution(c)}, {sum(row['steps'] for row in log) / 1e6:.1f} M steps"
+            steps = sum(row["steps"] for row in log) / 1e6
+            what = f"{log[-1]['generation']} generations of {evolution(agent.settings)}, {steps:.1f} M steps"
             full = c.features == ORIGINAL_FEATURES.get(evidence.task.name)
             theirs = f"{ORIGINAL_CORE_HOURS[evidence.task.name]:,} (1,800 generations)" if full else ""
             add(f"C, {agent.name}", what, log, [row["seconds"] + row.get("eval_seconds", 0.0) for row in log], theirs)
@@ -309,7 +317,7 @@ def systems_table(evidence: Evidence) -> Table:
         in_dreams = settings.controller.world == "dream"
         steps = 0 if in_dreams else agent.log[-1]["steps"] if "update" in agent.log[-1] else sum(row["steps"] for row in agent.log)
         hours = [_hours(logs["vae"]), _hours(logs["rnn"]), sum(row["seconds"] + row.get("eval_seconds", 0.0) for row in agent.log) / 3600]
-        where = f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world"
+        where = (f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world") + held(settings)
         shown = (
             [mean_and_std(scores), f"{scores['ci95'][0]:.1f} .. {scores['ci95'][1]:.1f}", str(scores["episodes"])]
             if scores
