@@ -143,16 +143,18 @@ def test_a_world_that_does_not_fit_is_refused_by_the_command_in_one_line(tmp_pat
 
 @pytest.mark.slow
 def test_the_third_game_goes_through_every_stage(tmp_path):
-    """At scale smoke, to a report without the paper's rows; no file of the project knows of it."""
+    """At scale smoke, each action held for two frames, to a report without the paper's rows; no file of the project knows of it."""
     run = tmp_path / "run"
-    result = run_python("controller/pipeline.py", LANDER, "--scale", "smoke", "--run", run, "--ranks", "2", "--no-estimate")
+    flags = ("--ranks", "2", "--no-estimate", "--repeat", "2", "--rnn-window", "20")
+    result = run_python("controller/pipeline.py", LANDER, "--scale", "smoke", "--run", run, *flags)
     assert result.returncode == 0, result.stderr
     report = (run / "report" / "report.md").read_text()
     assert "# LunarLander, scale smoke" in report and "Ha & Schmidhuber" not in report and "authors" not in report
     for name in ("agent.gif", "dream.gif", "controller.png", "reconstructions.png"):
         assert (run / "report" / name).stat().st_size > 500
     scores = json.loads((run / "evaluate" / "scores.json").read_text())
-    assert scores["paper"] is None and len(scores["returns"]) == 4
+    assert scores["paper"] is None and len(scores["returns"]) == 4 and scores["repeat"] == 2
+    assert max(scores["lengths"]) <= 50, "in steps of the agent"
     again = run_python("controller/pipeline.py", LANDER, "--scale", "smoke", "--run", run)
     assert "is finished" in again.stdout
     result = run_python("controller/web.py", LANDER, "--run", run)
