@@ -76,7 +76,7 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
     if not jobs:
         return
     attempts = dict.fromkeys(ranks.share(indices), 0)
-    worlds = Worlds.of(task, settings.world)
+    worlds = Worlds.of(task, settings.world, past_done=extract.past_done)
     lanes = WorldLanes(worlds, make_player(task, settings), record=True, past_done=extract.past_done)
     bar = progress(desc="extract", total=len(indices), unit="episode") if ranks.first else None
     while jobs:

@@ -153,12 +153,13 @@ class Player(Protocol):
         any answer."""
 
 
-def make_world(task: Task, world: World, render_mode: str | None = None) -> gymnasium.Env:
+def make_world(task: Task, world: World, render_mode: str | None = None, past_done: bool = False) -> gymnasium.Env:
     """A world of the task, without gymnasium's per-step checks; its own checks of actions stay.
 
     Args:
         task, world: which world, and its settings.
         render_mode: gymnasium's, for those who call the world's render().
+        past_done: whether it is played on when it says that it is over.
 
     Raises:
         UserError: the world takes other actions than the task says.
@@ -172,7 +173,7 @@ def make_world(task: Task, world: World, render_mode: str | None = None) -> gymn
         return made
     from env.worlds.held import Held
 
-    return Held(made, world.repeat)
+    return Held(made, world.repeat, past_done)
 
 
 class Worlds:
@@ -190,9 +191,9 @@ class Worlds:
         self._made: list[gymnasium.Env] = []
 
     @staticmethod
-    def of(task: Task, world: World, render_mode: str | None = None) -> Worlds:
+    def of(task: Task, world: World, render_mode: str | None = None, past_done: bool = False) -> Worlds:
         """The worlds of a game, see `make_world`."""
-        return Worlds(partial(make_world, task, world, render_mode))
+        return Worlds(partial(make_world, task, world, render_mode, past_done))
 
     def __getitem__(self, slot: int) -> gymnasium.Env:
         while len(self._made) <= slot:

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import env.worlds.carracing as carracing
-from env.rollout import make_world
+from env.rollout import Worlds, make_world
 from env.run.settings import World
 from env.worlds.carracing import CarRacing, process
 from env.worlds.drawing import ExactPainter
@@ -79,8 +79,10 @@ def test_an_action_is_held_and_only_what_is_seen_is_drawn(task, render, monkeypa
     assert len(drawn) == 14
 
 
-def test_an_action_is_not_held_beyond_the_end(task, monkeypatch):
-    held = make_world(task, World(max_steps=50, repeat=4))
+@pytest.mark.parametrize(("past_done", "frames"), [(False, 6), (True, 8)])
+def test_an_action_is_held_beyond_the_end_only_where_play_goes_on(task, past_done, frames, monkeypatch):
+    """Recordings that go on beyond the end have whole steps there, too: else such episodes would have more steps than others."""
+    held = Worlds.of(task, World(max_steps=50, repeat=4), past_done=past_done)[0]
     held.reset(seed=5)
     own, times = held.unwrapped.step, []
 
@@ -92,7 +94,7 @@ def test_an_action_is_not_held_beyond_the_end(task, monkeypatch):
     monkeypatch.setattr(held.unwrapped, "step", step)
     assert not held.step(np.zeros(3))[2]
     frame, _, done, _, _ = held.step(np.zeros(3))
-    assert done and len(times) == 6 and frame.shape == (64, 64, 3)
+    assert done and len(times) == frames and frame.shape == (64, 64, 3)
 
 
 def steer(kind, t, rng):

@@ -15,11 +15,13 @@ class Held(gymnasium.Wrapper):
     Args:
         world: whose frames are counted by its own step limit.
         frames: how many.
+        past_done: the world is played on after it said that it is over, as the original recorded CarRacing: actions are held beyond
+            that, too.
     """
 
-    def __init__(self, world: gymnasium.Env, frames: int) -> None:
+    def __init__(self, world: gymnasium.Env, frames: int, past_done: bool = False) -> None:
         super().__init__(world)
-        self._frames = frames
+        self._frames, self._past_done = frames, past_done
         own = world.unwrapped
         self._painter = own if hasattr(own, "look") and hasattr(own, "draws") else None
         if self._painter is not None:
@@ -30,13 +32,13 @@ class Held(gymnasium.Wrapper):
         return self._seen(frame), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        total = 0.0
+        total, over = 0.0, False
         for _ in range(self._frames):
             frame, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
-            if terminated or truncated:
+            total, over = total + float(reward), over or terminated
+            if truncated or (over and not self._past_done):
                 break
-        return self._seen(frame), total, terminated, truncated, info
+        return self._seen(frame), total, over, truncated, info
 
     def _seen(self, frame: Any) -> Any:
         return frame if self._painter is None else self._painter.look()  # type: ignore[attr-defined]
