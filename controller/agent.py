@@ -280,4 +280,5 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
 def make_agent(task: Task, settings: Settings, vae: ConvVAE, memory: Memory) -> Agent:
     """An agent of the settings' C on V and M."""
     c, policy = settings.controller, make_policy(task, settings, memory)
-    return Agent(task.actions, vae, memory, policy, c.features, c.slots, settings.world.steps())
+    # Not world.steps(): who records may ask it more often than it was made to hold its actions for (controller/extract.py).
+    return Agent(task.actions, vae, memory, policy, c.features, c.slots, settings.world.max_steps)

@@ -189,7 +189,7 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
     c, options, played = settings.controller, settings.actor_critic, settings.world.steps(task.played_steps)
-    evolved = min(task.played_steps or c.dream_steps, c.dream_steps) if c.world == "dream" else played
+    evolved = min(played, settings.dream_steps) if c.world == "dream" else played
     scorings, trained = -(-c.generations // c.eval_every), float(c.generations * c.population * c.episodes * evolved)
     if settings.trainer == "actor_critic":
         scorings = -(-options.updates // options.eval_every)

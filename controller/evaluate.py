@@ -36,7 +36,7 @@ from controller.results.paper import row_for
 from controller.results.scores import mean_and_std, score_table, summarise
 from env.random_policy import ConstantPolicy, random_player
 from env.rollout import Job, Moment, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
-from env.run.command import SHOW, duration, parser, progress, resolve, run_command
+from env.run.command import SHOW, check_repeat, duration, parser, progress, resolve, run_command
 from env.run.compute import available_cores, limit_threads
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, JsonlLog, read_jsonl, write_json
@@ -130,6 +130,8 @@ def constant_policy(words: str | None, task: Task, settings: Settings) -> Scored
     if settings.evaluate.dream_episodes:
         from controller.simulate import constant_simulator
 
+        if settings.world.repeat != 1:
+            raise UserError("--repeat: the shipped M, whose dream this is, knows of no held actions: take --dream-episodes 0")
         scored.settings = as_shipped(settings, task)
         scored.dream = constant_simulator(task, scored.settings)
         scored.fingerprints = fingerprints(model_paths(task.name, None))
@@ -143,7 +145,7 @@ def original_agent(folder: Path, task: Task, settings: Settings) -> Scored:
     from rnn.memory import make_memory
     from vae.vae import ConvVAE
 
-    paper, world = task.scales["paper"], dataclasses.replace(settings.world, frames="original")
+    paper, world = task.scales["paper"], dataclasses.replace(settings.world, frames="original", repeat=1)
     settings = dataclasses.replace(paper, seed=settings.seed, evaluate=settings.evaluate, world=world)
     vae, memory = ConvVAE(paper.vae.z_size), make_memory(task, settings, "float32")
     agent = make_agent(task, settings, vae, memory)
@@ -253,7 +255,7 @@ def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, 
         table[result.job.index] = result.score, result.length
     table = ranks.total(table)
     summary = summarise(table[:, 0], table[:, 1].astype(int), np.array(seeds))
-    return {"temperature": scored.settings.controller.temperature, "steps": scored.settings.controller.dream_steps} | summary
+    return {"temperature": scored.settings.controller.temperature, "steps": scored.settings.dream_steps} | summary
 
 
 def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
@@ -322,6 +324,7 @@ def evaluate(ranks: Ranks, parsed: argparse.Namespace, task: Task, path: Path, s
     stage = Stage(path, "evaluate", settings) if own else None
     limit_threads(tensorflow=parsed.policy is None or settings.evaluate.dream_episodes > 0)
     scored = build_scored(parsed, task, path, settings)
+    check_repeat(parsed, scored.settings)
     if ranks.first:
         print(f"evaluate: {settings.evaluate.episodes} episodes of {task.shown}, played by {scored.source}", flush=True)
     rows = score_world(ranks, task, scored, stage)

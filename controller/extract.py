@@ -83,7 +83,7 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
         again: list[Job] = []
         for result in rollout(lanes, jobs, ranks.pulse):
             index = result.job.index
-            if result.length < extract.min_frames:
+            if result.length < settings.world.steps(extract.min_frames):
                 attempts[index] += 1
                 if attempts[index] == MOST_ATTEMPTS:
                     raise UserError(f"extract.min_frames is {extract.min_frames}, which no episode of {MOST_ATTEMPTS} reached: lower it")

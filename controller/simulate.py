@@ -69,7 +69,7 @@ def dream_lanes(task: Task, settings: Settings, memory: Memory, beginnings: Begi
     """Lanes of the dreams of `memory`, acted in by the settings' C."""
     c, policy = settings.controller, make_policy(task, settings, memory)
     act = make_act(policy, task.actions)
-    return DreamLanes(memory, beginnings, act, c.features, c.temperature, c.dream_steps, c.lanes, policy.noise)
+    return DreamLanes(memory, beginnings, act, c.features, c.temperature, settings.dream_steps, c.lanes, policy.noise)
 
 
 def play_lanes(lanes: DreamLanes, candidates: np.ndarray, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
@@ -96,7 +96,7 @@ def constant_simulator(task: Task, settings: Settings) -> Simulator:
     paths, c = model_paths(task.name, None), settings.controller
     memory = load_memory(paths.rnn, task, settings, c.dtype)
     beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
-    lanes = DreamLanes(memory, beginnings, lambda action, *_: action, c.features, c.temperature, c.dream_steps, c.lanes)
+    lanes = DreamLanes(memory, beginnings, lambda action, *_: action, c.features, c.temperature, settings.dream_steps, c.lanes)
     return Simulator(partial(play_lanes, lanes), task.actions.size)
 
 
@@ -139,5 +139,5 @@ def make_dream(task: Task, settings: Settings, run: Path | None) -> tuple[Dream,
     vae = load_vae(paths.vae, settings.vae.z_size)
     beginnings = Beginnings.load(paths.initial, settings.vae.z_size)
     memory = load_memory(paths.rnn, task, settings, c.dtype)
-    dream = Dream(vae, memory, beginnings, c.features, c.temperature, c.dream_steps, task.actions)
+    dream = Dream(vae, memory, beginnings, c.features, c.temperature, settings.dream_steps, task.actions)
     return dream, make_policy(task, settings, memory)

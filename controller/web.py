@@ -255,7 +255,7 @@ def page_data(task: Task, player: Player, games: list[Episode]) -> tuple[dict[st
         + (f"run {player.run.name}." if player.run and not comes_along(player.run, task.name) else "an agent that comes with the project."),
         "keys": [{"key": key, "action": action} for key, action in task.keys],
         "frame_rate": task.frame_rate / settings.world.repeat,
-        "most_steps": settings.controller.dream_steps if settings.controller.world == "dream" else settings.world.steps(),
+        "most_steps": settings.dream_steps if settings.controller.world == "dream" else settings.world.steps(),
         # An M that foresees ends dreams from first frames, too.
         "begin_at": 0 if player.memory.foresees_end else -(-task.opening // settings.world.repeat),
         "dreams_reward": dreams_reward,

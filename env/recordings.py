@@ -47,6 +47,7 @@ def pooled(run: Path, settings: Settings, seen: tuple[Path, ...] = ()) -> list[P
         raise UserError(f"extract.pool is {pool}: that is no run of {settings.task}; give one that has recordings")
     for name, own, other in (
         ("world.frames", settings.world.frames, its.world.frames),
+        ("world.repeat", settings.world.repeat, its.world.repeat),
         ("extract.past_done", settings.extract.past_done, its.extract.past_done),
     ):
         if own != other:

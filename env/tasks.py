@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from env.actions import Actions, Continuous, Discrete
 from env.run.errors import UserError
-from env.run.settings import SECTIONS, ActorCritic, Controller, Evaluate, Extract, Rnn, Rssm, Settings, Vae, World, unused
+from env.run.settings import SCALES, SECTIONS, ActorCritic, Controller, Evaluate, Extract, Rnn, Rssm, Settings, Vae, World, unused
 
 __all__ = [
     "ActorCritic",
@@ -57,11 +57,11 @@ class Task:
         actions: how C's outputs become an action.
         scales: scale name -> Settings.
         title: what reports print; the name, where it is empty.
-        step_reward: what the world pays for each step, if it pays for nothing else; 0 where M's dream has no reward of its own.
+        step_reward: what the world pays for each frame, if it pays for nothing else; 0 where M's dream has no reward of its own.
         keys: keyboard key -> the action that it stands for when a person plays.
-        frame_rate: steps a second when a person plays.
-        opening: steps of a game's opening, such as a zoom: on a web page, dreams of an M that knows of no end begin after them.
-        recorded_steps, played_steps: how long an episode of the random policy and one of a trained agent is on average, from
+        frame_rate: frames a second when a person plays.
+        opening: frames of a game's opening, such as a zoom: on a web page, dreams of an M that knows of no end begin after them.
+        recorded_steps, played_steps: how many frames long an episode of the random policy and one of a trained agent is on average, from
             which a run's duration is estimated; 0 for the step limit.
         frame_bytes: about how much a recorded frame takes on disk, from which a run's size is estimated.
         file: where a game of one's own is defined; None for the paper's.
@@ -168,18 +168,23 @@ def system(settings: Settings, memory: str, trainer: str) -> Settings:
     """
     new_memory, new_trainer = memory != settings.memory, trainer != settings.trainer
     settings = replace(settings, memory=memory, trainer=trainer)
+    if memory == "rssm":
+        settings = replace(settings, extract=replace(settings.extract, past_done=False))
     if new_memory and memory == "rssm":
         c = replace(settings.controller, features="zh", bias=True, temperature=1.0, dream_steps=settings.world.max_steps)
-        settings = replace(settings, extract=replace(settings.extract, past_done=False), controller=c)
+        settings = replace(settings, controller=c)
     if new_trainer and trainer == "actor_critic":
         settings = replace(settings, controller=replace(settings.controller, hidden=256 if settings.scale != "smoke" else 16, bias=True))
+    elif new_trainer:
+        settings = replace(settings, controller=replace(settings.controller, hidden=0))  # not an actor's, of a game that has one of itself
     return replace(settings, **{name: SECTIONS[name]() for name in unused(memory, trainer)})
 
 
 def as_shipped(settings: Settings, task: Task) -> Settings:
-    """The settings with the memory and trainer, V and M of the agent that comes with the project: the paper's."""
+    """The settings with the memory and trainer, V and M of the agent that comes with the project, and as often asked: the paper's."""
     paper = task.scales["paper"]
-    return replace(settings, memory=paper.memory, trainer=paper.trainer, vae=paper.vae, rnn=paper.rnn)
+    world = replace(settings.world, repeat=paper.world.repeat)
+    return replace(settings, memory=paper.memory, trainer=paper.trainer, world=world, vae=paper.vae, rnn=paper.rnn)
 
 
 def three_scales(name: str, smoke_steps: int = 100, **sections: Any) -> dict[str, Settings]:
@@ -329,6 +334,8 @@ def _checked(task: Task) -> Task:
     """The task of a user's file. Raises UserError when its name or settings do not fit."""
     if task.name in TASKS or not task.name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"{task.file}: the task's name '{task.name}' must be letters, digits, - and _, and none of {', '.join(TASKS)}")
+    if set(task.scales) != set(SCALES):
+        raise UserError(f"{task.file}: it has the scales {', '.join(task.scales)}: it needs {', '.join(SCALES)}; use three_scales")
     for scale, settings in task.scales.items():
         if (settings.task, settings.scale) != (task.name, scale):
             raise UserError(f"{task.file}: the settings of scale {scale} are those of {settings.task}, {settings.scale}: use three_scales")

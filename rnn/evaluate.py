@@ -78,6 +78,9 @@ def recorded_settings(task: Task, run: Path) -> Settings:
 def encode_recordings(task: Task, run: Path | None, recordings: Path, folder: Path, most: int | None = None) -> list[Path]:
     """The latents of the first `most` episodes that a run recorded itself, or of all, by the V of `run`, written to `folder`."""
     settings, recorded = settings_of(task, run), recorded_settings(task, recordings)
+    if settings.world.repeat != recorded.world.repeat:
+        known, held = settings.world.repeat, recorded.world.repeat
+        raise UserError(f"{recordings} has world.repeat {held}, this M's is {known}: its steps are others; give recordings that fit")
     sources = episode_paths(Run(recordings, recorded, lock=False))[: recorded.extract.episodes][:most]
     encode = make_encoder(model_paths(task.name, run).vae, settings.vae.z_size)
     targets = [episode_path(folder, index) for index in range(len(sources))]

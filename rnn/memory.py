@@ -18,7 +18,7 @@ import numpy as np
 from env.run.errors import UserError
 from env.run.files import load_arrays
 from env.run.settings import Settings
-from env.run.weights import assign_weights
+from env.run.weights import assign_weights, unfit
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -173,10 +173,12 @@ def make_memory(task: Task, settings: Settings, dtype: str) -> Memory:
 
 
 def memory_meta(task: Task, settings: Settings) -> dict[str, Any]:
-    """What a weights file of M says of its shape."""
+    """What a weights file of M says of its shape, and of the frames for which each action was held while it learned, if not for one."""
     own = {key: getattr(settings.of_memory, key) for key in KINDS[settings.memory].shape}
     model = "rnn" if settings.memory == "mdnrnn" else settings.memory
-    return {"model": model, "task": task.name, "z_size": settings.vae.z_size} | own
+    # Files from before there was a choice of it stay as they are, to the byte.
+    repeat = {"repeat": settings.world.repeat} if settings.world.repeat != 1 else {}
+    return {"model": model, "task": task.name, "z_size": settings.vae.z_size} | own | repeat
 
 
 def load_memory(path: Path, task: Task, settings: Settings, dtype: str = "float32") -> Memory:
@@ -186,9 +188,8 @@ def load_memory(path: Path, task: Task, settings: Settings, dtype: str = "float3
         UserError: the file is missing, damaged, a pickle, or of another z size, number of units and so on than the settings say.
     """
     arrays, meta = load_arrays(path)
-    for key, value in memory_meta(task, settings).items():
-        if meta.get(key, value) != value:
-            raise UserError(f"M in {path} has {key} {meta[key]}, this run needs {value}: take the M of a run that fits")
+    if found := unfit(meta, memory_meta(task, settings)):
+        raise UserError("M in {} has {} {}, this run needs {}: take the M of a run that fits".format(path, *found))
     model = make_memory(task, settings, dtype)
     assign_weights(path, arrays, model)
     return model

@@ -138,8 +138,8 @@ class MDNRNN(keras.Model):
         return Imagined(State(z, h, c, tf.cast(over, tf.float32)[:, None]), reward, goes_on, over)
 
     def features(self, state: State, names: str) -> tf.Tensor:
-        """What C sees of a state: "z", "zh", "zc" or "zch" -> float32 [B, F]."""
-        return tf.concat([getattr(state, name) for name in FEATURES[names]], axis=1)
+        """What C sees of states [..., :]: "z", "zh", "zc" or "zch" -> float32 [..., F]."""
+        return tf.concat([getattr(state, name) for name in FEATURES[names]], axis=-1)
 
     def feature_size(self, names: str) -> int:
         """F, the length of `features`."""

@@ -288,6 +288,15 @@ def test_features_come_in_the_originals_order():
         assert small.feature_size(names) == len(values)
 
 
+def test_what_c_sees_of_many_moments_is_what_it_sees_of_each(model):
+    """A critic learns from sequences, too, not from dreams alone."""
+    states = model.follow(as_batch(random(2, 5, 32), random(2, 5, 32, seed=1), random(2, 5, 3, seed=2)), tf.zeros((2, 5, 32)))
+    features = model.features(states, "zch")
+    for step in range(5):
+        state = tf.nest.map_structure(lambda part, at=step: part[:, at], states)
+        np.testing.assert_array_equal(features[:, step], model.features(state, "zch"))
+
+
 def test_weights_come_back_and_others_are_named(model, tmp_path, task):
     paper, doom = task.scales["paper"], get_task("doom")
     save_weights(tmp_path / "m.npz", model, memory_meta(task, paper))

@@ -30,11 +30,12 @@ def parser(doc: str, stage: str | None) -> OneLineParser:
     """The parser of a stage's command (its own settings as plain flags), or of the whole pipeline (stage=None, all
     settings as --stage-field)."""
     new = OneLineParser(description=doc, prog=Path(sys.argv[0]).name)
+    own = ", or what a game of your own says"
     new.add_argument("task", nargs="?", default="carracing", metavar="TASK", help=f"{GAMES} (default: carracing)")
     new.add_argument("--run", type=Path, metavar="DIR", help="the run's directory (default: runs/TASK, or runs/TASK-SCALE)")
     new.add_argument("--scale", choices=SCALES, help="a set of settings (default: paper, or what the run was made with)")
-    new.add_argument("--memory", choices=MEMORIES, help="which M: the paper's, or a recurrent state-space model (default: mdnrnn)")
-    new.add_argument("--trainer", choices=TRAINERS, help="who finds C: CMA-ES, or an actor-critic in M's imagination (default: cmaes)")
+    new.add_argument("--memory", choices=MEMORIES, help=f"which M: the paper's, or a recurrent state-space model (default: mdnrnn{own})")
+    new.add_argument("--trainer", choices=TRAINERS, help=f"who finds C: CMA-ES, or an actor-critic in imagination (default: cmaes{own})")
     new.add_argument("--seed", type=int, metavar="int", help="seed of everything random (default: 1)")
     if stage in TRAININGS:
         new.add_argument("--tensorboard", action="store_true", help="log for TensorBoard, too: RUN/<stage>/tensorboard")
@@ -107,6 +108,12 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
     if stage is None:
         settings.check_together()
     return task, run, settings
+
+
+def check_repeat(parsed: argparse.Namespace, settings: Settings) -> None:
+    """Raise UserError when --repeat asks for another time than that for which the C that was loaded, by these settings, holds actions."""
+    if parsed.repeat not in (None, settings.world.repeat):
+        raise UserError(f"--repeat {parsed.repeat}: this C was made to hold its actions for {settings.world.repeat}: leave it out")
 
 
 def existing(run: Path, task: Task) -> Path:

@@ -160,7 +160,7 @@ class Controller:
 
     world: str = setting("real", "where C is evolved: in the real world, or wholly in M's dream", choices=("real", "dream"))
     temperature: float = setting(0.7, "tau of dreams: 1 is M as trained, more is less predictable (paper 2.2, 4.3)", low=1e-6)
-    dream_steps: int = setting(1200, "steps after which a dream is cut", low=1)
+    dream_steps: int = setting(1200, "frames after which a dream is cut, of which each of M's steps stands for world.repeat", low=1)
     lanes: int = setting(128, "dreams that one process plays side by side", low=1)
     features: str = setting("zh", "what C sees: z, zh (z and h), zc (z and c) or zch", choices=("z", "zh", "zc", "zch"))
     hidden: int = setting(0, "tanh units in C's hidden layer; 0 means linear", low=0)
@@ -306,6 +306,11 @@ class Settings:
         return self.memory == "rssm" and self.rssm.observations == "pixels"
 
     @property
+    def dream_steps(self) -> int:
+        """M's steps in the longest dream."""
+        return -(-self.controller.dream_steps // self.world.repeat)
+
+    @property
     def dream_ends(self) -> bool:
         """Whether M knows that episodes end."""
         return self.memory == "rssm" or self.rnn.restart
@@ -361,6 +366,8 @@ class Settings:
         check(self, "run")
         for name in SECTIONS:
             check(getattr(self, name), name)
+        if self.world.steps() < 2:
+            raise UserError(f"world.repeat is {self.world.repeat}: an episode of {self.world.max_steps} frames must have two steps or more")
         for name in ("vae", self.memory_section):
             if getattr(self, name).source and getattr(self, name).start:
                 raise UserError(f"{name}.source takes weights as they are, {name}.start trains on from them: give one of the two")
@@ -412,8 +419,8 @@ class Settings:
     def check_together(self) -> None:
         """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
         longest = self.world.steps()
-        if self.extract.min_frames > longest:
-            raise UserError(f"extract.min_frames is {self.extract.min_frames}: no episode is longer than {longest} steps")
+        if self.extract.min_frames > self.world.max_steps:
+            raise UserError(f"extract.min_frames is {self.extract.min_frames}: no episode is longer than {self.world.max_steps} frames")
         # How much is pooled is known when it is there.
         frames = float("inf") if self.extract.pool else self.extract.episodes * longest
         if self.vae.batch > frames:

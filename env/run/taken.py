@@ -12,7 +12,7 @@ import numpy as np
 from env.run.errors import UserError
 from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
-from env.run.weights import assign_weights, fingerprint, source_files
+from env.run.weights import assign_weights, fingerprint, source_files, unfit
 
 if TYPE_CHECKING:
     import keras
@@ -71,7 +71,6 @@ def begin_with(name: str, start: str, task: str, wanted: dict[str, Any], model: 
 def _wanted(weights: Path, setting: str, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of a weights file. Raises UserError, which names the setting, when it says something else of itself than is wanted."""
     arrays, meta = load_arrays(weights)
-    for key, value in wanted.items():
-        if meta.get(key, value) != value:
-            raise UserError(f"{weights} has {key} {meta[key]}, this run needs {value}: take another {setting}")
+    if found := unfit(meta, wanted):
+        raise UserError("{} has {} {}, this run needs {}: take another {}".format(weights, *found, setting))
     return arrays

@@ -164,6 +164,18 @@ def fingerprints(models: Models) -> dict[str, str]:
     return {"vae": fingerprint(models.vae), "rnn": fingerprint(models.rnn)}
 
 
+def unfit(meta: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first thing that a weights file says otherwise of itself than is wanted: its name, the file's value, the wanted one.
+
+    What a file does not say fits, but for "repeat", the frames of each of M's steps, which is said where it is not 1.
+    """
+    for key, value in ({"repeat": 1} | wanted).items():
+        its = meta.get(key, 1 if key == "repeat" else value)
+        if its != value:
+            return key, its, value
+    return None
+
+
 def save_weights(path: Path, model: keras.Model, meta: dict[str, Any]) -> None:
     """Save a model's weights as an npz of named arrays, with `meta`, atomically."""
     save_arrays(path, {v.path: np.asarray(v) for v in model.weights}, meta)

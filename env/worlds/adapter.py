@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +54,6 @@ class PictureWorld(gymnasium.Wrapper):
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
     def _make(self, env: str | Callable[..., gymnasium.Env], options: dict[str, Any], max_steps: int) -> gymnasium.Env:
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: it looks for no display, and complains of none
         try:
             if isinstance(env, str):
                 return gymnasium.make(env, max_episode_steps=max_steps, disable_env_checker=True, render_mode="rgb_array", **options)
