@@ -36,7 +36,7 @@ TASK = Task(
         memory="rssm",  # it dreams of the reward, which differs from step to step
         world=World(render="official", max_steps=200),
         extract=Extract(episodes=100, policy="uniform", past_done=False),
-        vae=Vae(epochs=5),
+        vae=Vae(epochs=10, learning_rate=1e-3),
         rssm=Rssm(units=128, hidden=128, groups=16, classes=8, window=50, steps=2000),
         controller=Controller(
             world="dream", temperature=1.0, dream_steps=200, episodes=4, sharing=0, generations=40, eval_every=10, eval_episodes=64
