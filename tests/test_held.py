@@ -8,18 +8,18 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from conftest import run_python
+from conftest import ROOT, run_python
 
 from controller.agent import load_controller, make_agent, save_controller
 from controller.simulate import Dreamer, dream_simulator, make_dream
 from env.episodes import episode_path, read_episode
 from env.recordings import recordings
-from env.rollout import Job, WorldLanes, Worlds, rollout
+from env.rollout import Job, WorldLanes, Worlds, make_world, rollout
 from env.run.command import check_repeat
 from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
 from env.run.rundir import Run
-from env.run.settings import Settings
+from env.run.settings import Settings, World
 from env.run.taken import take
 from env.run.weights import save_weights
 from env.tasks import as_shipped, get_task
@@ -64,6 +64,22 @@ def test_a_dream_has_as_many_frames_as_it_would_without(settings, run):
     dreamer = Dreamer(policy, DOOM.actions, np.zeros(simulator.size, np.float32))
     [shown] = rollout(WorldLanes(Worlds(lambda: dream), dreamer), [Job(0, 0, 1)])
     assert (shown.length, shown.score) == (11, 44.0)
+
+
+def test_a_game_of_ones_own_draws_only_what_is_seen(monkeypatch):
+    """To draw is most of its time. What is shown is what the game shows at that frame."""
+    task = get_task(str(ROOT / "tests" / "games" / "pendulum.py"))
+    plain, slow = (make_world(task, World(render="official", max_steps=50, repeat=repeat)) for repeat in (1, 4))
+    drawn, render = [], slow.unwrapped.render
+    monkeypatch.setattr(slow.unwrapped, "render", lambda: drawn.append(1) or render())
+    np.testing.assert_array_equal(plain.reset(seed=3)[0], slow.reset(seed=3)[0])
+    for number in range(6):
+        action = np.array([1.5 * (-1) ** number], np.float32)
+        frame, reward, *_ = slow.step(action)
+        singles = [plain.step(action) for _ in range(4)]
+        np.testing.assert_array_equal(frame, singles[-1][0])
+        assert reward == pytest.approx(sum(single[1] for single in singles))
+    assert len(drawn) == 7
 
 
 def test_an_m_whose_steps_are_others_is_refused(settings, run, tmp_path):

@@ -51,6 +51,8 @@ class PictureWorld(gymnasium.Wrapper):
             raise UserError(f"{self._name} takes actions {self.env.action_space}: only Discrete and vectors (Box) are served")
         self._start = int(getattr(self.env.action_space, "start", 0))
         self._crop = crop
+        self._observation: Any = None
+        self.draws = True  # else observations are None, and who wants to see one looks
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
     def _make(self, env: str | Callable[..., gymnasium.Env], options: dict[str, Any], max_steps: int) -> gymnasium.Env:
@@ -73,19 +75,27 @@ class PictureWorld(gymnasium.Wrapper):
         return self._discrete
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._frame(observation), info
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._shown(), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, np.float32)
         if action.shape != (self.action_size,) or not np.isfinite(action).all():
             raise ValueError(f"action is {action}: {self._name} needs {self.action_size} finite numbers")
         own = self._start + int(action.argmax()) if self._discrete else action
-        observation, reward, terminated, truncated, info = self.env.step(own)
-        return self._frame(observation), float(reward), bool(terminated), bool(truncated), info
+        self._observation, reward, terminated, truncated, info = self.env.step(own)
+        return self._shown(), float(reward), bool(terminated), bool(truncated), info
 
-    def _frame(self, observation: Any) -> np.ndarray:
-        picture = np.asarray(observation if self._seen else self.env.render())
+    def _shown(self) -> Any:
+        return self.look() if self.draws else None
+
+    def look(self) -> np.ndarray:
+        """What is to be seen now: uint8 [64, 64, 3].
+
+        Raises:
+            UserError: the world gives another picture than it said.
+        """
+        picture = np.asarray(self._observation if self._seen else self.env.render())
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise UserError(f"{self._name} gives no RGB picture: {picture.dtype} {list(picture.shape)} where uint8 [H, W, 3] is needed")
         if self._crop is not None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import gymnasium
 
-from env.worlds.adapter import PictureWorld
-
 
 class Held(gymnasium.Wrapper):
     """Holds each action for `frames` frames of a world, or until the episode ends, and adds up their rewards.
@@ -24,9 +22,8 @@ class Held(gymnasium.Wrapper):
     def __init__(self, world: gymnasium.Env, frames: int, past_done: bool = False) -> None:
         super().__init__(world)
         self._frames, self._past_done = frames, past_done
-        # What a PictureWorld shows is not what the world that it is made of draws.
-        own = None if isinstance(world, PictureWorld) else world.unwrapped
-        self._painter = own if hasattr(own, "look") and hasattr(own, "draws") else None
+        # A PictureWorld itself, not the world that it is made of; else the world itself, not gymnasium's wrappers around it.
+        self._painter = next((own for own in (world, world.unwrapped) if hasattr(own, "look") and hasattr(own, "draws")), None)
         if self._painter is not None:
             self._painter.draws = False  # type: ignore[attr-defined]
 

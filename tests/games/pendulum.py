@@ -26,9 +26,9 @@ class HangingPendulum(PendulumEnv):
         return self._get_obs(), {}
 
     def render(self) -> np.ndarray:
-        """Gymnasium's picture with half its contrast, uint8 [500, 500, 3]: V's sigmoid saturates where a picture is white all over, and
-        then learns nothing of the little that is not."""
-        return super().render() // 2 + 32
+        """Gymnasium's picture, its colours turned round, on grey: uint8 [500, 500, 3]. V's sigmoid saturates where a picture is white, or
+        black, all over, and then learns nothing of the little that is not."""
+        return 128 + (255 - super().render()) // 2
 
 
 TASK = Task(
@@ -43,7 +43,7 @@ TASK = Task(
         memory="rssm",  # it dreams of the reward, which differs from step to step
         world=World(render="official", max_steps=200),
         extract=Extract(episodes=100, policy="uniform", past_done=False),
-        vae=Vae(epochs=10, learning_rate=1e-3),
+        vae=Vae(epochs=8, learning_rate=5e-4, dtype="mixed_bfloat16"),
         rssm=Rssm(units=128, hidden=128, groups=16, classes=8, window=50, steps=2000),
         controller=Controller(
             world="dream", temperature=1.0, dream_steps=200, episodes=4, sharing=0, generations=40, eval_every=10, eval_episodes=64
