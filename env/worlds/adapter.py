@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +58,8 @@ class PictureWorld(gymnasium.Wrapper):
         self.observation_space = spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
 
     def _make(self, env: str | Callable[..., gymnasium.Env], options: dict[str, Any], max_steps: int) -> gymnasium.Env:
+        if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame, which draws into memory here, else complains that it finds none
         try:
             if isinstance(env, str):
                 return gymnasium.make(env, max_episode_steps=max_steps, disable_env_checker=True, render_mode="rgb_array", **options)
