@@ -37,6 +37,11 @@ def mean_and_std(scores: dict[str, Any]) -> str:
     return f"{scores['mean']:.1f} ± {scores['std']:.1f}"
 
 
+def held(repeat: int) -> str:
+    """What is to be said where an action is not chosen for each frame, as the paper's is: ', actions held for 4 frames'."""
+    return f", actions held for {repeat} frames" if repeat > 1 else ""
+
+
 def score_table(title: str, task: str, row: Published | None, scores: dict[str, Any]) -> str:
     """A Markdown table: ours, and all published scores of the task, the comparable one in bold; with a column for dreams
     where the paper has them."""
@@ -47,7 +52,7 @@ def score_table(title: str, task: str, row: Published | None, scores: dict[str, 
     lines = [
         "| agent |" + (" dream score |" if dreams else "") + " score (mean ± std) | 95% interval of the mean | episodes | source |",
         "|---|---|---|---|---|" + ("---|" if dreams else ""),
-        f"| **{title}** |{dream} **{mean_and_std(scores)}** | {low:.1f} .. {high:.1f} | {scores['episodes']} | this run |",
+        f"| **{title}{held(scores.get('repeat', 1))}** |{dream} **{mean_and_std(scores)}** | {low:.1f} .. {high:.1f} | {scores['episodes']} | this run |",
     ]
     for other in published:
         mark = "**" if other == row else ""

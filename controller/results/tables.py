@@ -20,7 +20,7 @@ from controller.results.paper import (
     SCORES,
     Published,
 )
-from controller.results.scores import mean_and_std
+from controller.results.scores import held, mean_and_std
 from controller.results.welch import PAPER_EPISODES, difference, paired, verdict
 from env.run.errors import UserError
 from env.run.settings import MEMORIES, TRAINERS, Controller, Settings
@@ -102,12 +102,12 @@ def score_rows(evidence: Evidence) -> Table:
         ours = [agent for agent in evidence.agents if belongs(agent.settings.controller, row)]
         matched |= {agent.name for agent in ours}
         for agent in ours:
-            add(row.method + held(agent.settings), row, agent, agent.scores, agent.name)
+            add(row.method + held(agent.settings.world.repeat), row, agent, agent.scores, agent.name)
         if not ours:
             add(row.method, row, None, None, "")
     for agent in evidence.agents:
         if agent.name not in matched:
-            add(described(agent.settings.controller) + held(agent.settings), None, agent, agent.scores, agent.name)
+            add(described(agent.settings.controller) + held(agent.settings.world.repeat), None, agent, agent.scores, agent.name)
     notes = [
         "The verdict is Welch's test on our episodes and the paper's 100: above or below where p < 0.05; else reproduced, if the interval "
         f"of the difference keeps within {MARGIN.get(evidence.task.name, 0):.0%} of the paper's mean, or undecided. A standard deviation "
@@ -132,11 +132,6 @@ def described(c: Controller) -> str:
     """A C that the paper has no row for: 'zh, 40 hidden units', 'zch, tau 1.25'."""
     words = [c.features, *([f"{c.hidden} hidden units"] if c.hidden else []), *([f"tau {c.temperature:g}"] if c.world == "dream" else [])]
     return ", ".join(words)
-
-
-def held(settings: Settings) -> str:
-    """What a row adds where an action is not chosen for each frame, as the paper's is: ', actions held for 4 frames'."""
-    return f", actions held for {settings.world.repeat} frames" if settings.world.repeat > 1 else ""
 
 
 def _score(evidence: Evidence, row: Published | None, agent: Agent | None, scores: dict[str, Any] | None) -> dict[str, Any]:
@@ -230,7 +225,7 @@ def evolution(settings: Settings) -> str:
     """Under which settings a C was evolved: '64 x 8 dreams at temperature 1.15'."""
     c = settings.controller
     where = f"dreams at temperature {c.temperature:g}" if c.world == "dream" else "episodes"
-    return f"{c.population} x {c.episodes} {where}{held(settings)}"
+    return f"{c.population} x {c.episodes} {where}{held(settings.world.repeat)}"
 
 
 def loss_tables(evidence: Evidence) -> list[Table]:
@@ -317,7 +312,7 @@ def systems_table(evidence: Evidence) -> Table:
         in_dreams = settings.controller.world == "dream"
         steps = 0 if in_dreams else agent.log[-1]["steps"] if "update" in agent.log[-1] else sum(row["steps"] for row in agent.log)
         hours = [_hours(logs["vae"]), _hours(logs["rnn"]), sum(row["seconds"] + row.get("eval_seconds", 0.0) for row in agent.log) / 3600]
-        where = (f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world") + held(settings)
+        where = (f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world") + held(settings.world.repeat)
         shown = (
             [mean_and_std(scores), f"{scores['ci95'][0]:.1f} .. {scores['ci95'][1]:.1f}", str(scores["episodes"])]
             if scores
