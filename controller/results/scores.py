@@ -45,14 +45,14 @@ def held(repeat: int) -> str:
 def score_table(title: str, task: str, row: Published | None, scores: dict[str, Any]) -> str:
     """A Markdown table: ours, and all published scores of the task, the comparable one in bold; with a column for dreams
     where the paper has them."""
-    low, high = scores["ci95"]
+    (low, high), title = scores["ci95"], title + held(scores.get("repeat", 1))
     published = SCORES.get(task, ())
     dreams = bool(scores.get("dream")) or any(other.dream for other in published)
     dream = f" {mean_and_std(scores['dream']) if scores.get('dream') else ''} |" if dreams else ""
     lines = [
         "| agent |" + (" dream score |" if dreams else "") + " score (mean ± std) | 95% interval of the mean | episodes | source |",
         "|---|---|---|---|---|" + ("---|" if dreams else ""),
-        f"| **{title}{held(scores.get('repeat', 1))}** |{dream} **{mean_and_std(scores)}** | {low:.1f} .. {high:.1f} | {scores['episodes']} | this run |",
+        f"| **{title}** |{dream} **{mean_and_std(scores)}** | {low:.1f} .. {high:.1f} | {scores['episodes']} | this run |",
     ]
     for other in published:
         mark = "**" if other == row else ""
