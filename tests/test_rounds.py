@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_python
+from conftest import ROOT, run_python
 
 from controller.extract import recording_seeds
 from controller.learning import frames_to_come
@@ -255,6 +255,19 @@ FLAGS = (
     "4",
 )
 FLAGS += ("--controller-dream-steps", "60", "--evaluate-episodes", "2", "--rounds-held-out", "4", "--rounds-explore", "0.5")
+
+
+def test_the_rounds_of_the_pendulum_are_told_as_they_were():
+    """The README's table is of the returns that are kept; each round was better than the one before."""
+    folder, text = ROOT / "tests" / "games" / "pendulum", (ROOT / "controller" / "README.md").read_text()
+    means = []
+    for row in json.loads((folder / "rounds.json").read_text()):
+        scores = json.loads((folder / f"round-{row['round']}-scores.json").read_text())
+        assert len(scores["returns"]) == 100 and scores["render"] == "official"
+        assert row["game"]["mean"] == scores["mean"] == pytest.approx(np.mean(scores["returns"]))
+        assert f"| {scores['mean']:.1f} ± {scores['std']:.1f} " in text
+        means.append(scores["mean"])
+    assert means == sorted(means) and len(means) >= 4
 
 
 @pytest.mark.slow
