@@ -189,6 +189,13 @@ class ActorCritic(keras.Model):
         for slow, fast in zip(self.slow.trainable_variables, self.critic.trainable_variables):
             slow.assign(fast)
         self.slow.trainable = False
+        # The running mean of the actor. It is scored and kept instead, where it is asked for.
+        self.average = self.actor
+        if options.average_rate < 1:
+            self.average = Actor(policy, actions)
+            for average, now in zip(self.average.trainable_variables, self.actor.trainable_variables):
+                average.assign(now)
+            self.average.trainable = False
         # The running 5th and 95th percentile of returns, by whose distance the actor's advantages are divided if it is above 1.
         self.low = self.add_weight(shape=(), initializer="zeros", trainable=False, name="low")
         self.high = self.add_weight(shape=(), initializer="zeros", trainable=False, name="high")
@@ -313,6 +320,9 @@ class ActorCritic(keras.Model):
             optimizer.apply_gradients(zip(tf.clip_by_global_norm(gradients, self.options.grad_clip)[0], model.trainable_variables))
         for slow, fast in zip(self.slow.variables, self.critic.trainable_variables):
             slow.assign_add(self.options.slow_rate * (fast - slow))
+        if self.average is not self.actor:
+            for average, now in zip(self.average.variables, self.actor.trainable_variables):
+                average.assign_add(self.options.average_rate * (now - average))
         return terms
 
 

@@ -314,8 +314,8 @@ class Learning:
         return head | played | row.means() | {"seconds": played.get("play_seconds", 0.0) + row.seconds(), "cores": available_cores()}
 
     def candidate(self) -> np.ndarray:
-        """C's parameters as they are now, float32 [size]."""
-        return self.learner.actor.candidate()
+        """C's parameters as they are now, or their running mean, float32 [size]."""
+        return self.learner.average.candidate()
 
     def keep(self, scores: np.ndarray) -> dict[str, float]:
         """Keep C, and M with it, if they are the best so far; returns what the log's row gets."""

@@ -268,6 +268,20 @@ def test_the_slow_critic_follows():
     assert float(learner.high) != 0
 
 
+def test_what_is_scored_is_the_actors_running_mean():
+    start, noise = Place(tf.constant(random(8, 8, 1))), tf.constant(random(5, 64, 2))
+    learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, average_rate=0.25, actor_rate=0.1), "z", 1.0)
+    expected = learner.actor.candidate()
+    for _ in range(3):
+        learner.learn(Line(), line_batch(), start, noise)
+        expected = 0.75 * expected + 0.25 * learner.actor.candidate()
+    np.testing.assert_allclose(learner.average.candidate(), expected, atol=1e-6)
+    assert np.abs(expected - learner.actor.candidate()).max() > 0.01
+    assert any(variable is learner.average.params for variable in learner.weights)  # so that a checkpoint has it
+    learner = ActorCritic(Policy(1, 1, 6), ONE, SMALL, "z", 1.0)
+    assert learner.average is learner.actor and len(learner.weights) == len({id(variable) for variable in learner.weights})
+
+
 def test_the_critic_hears_of_what_was_earned():
     """Its loss then holds the replay's part, by its weight; actor and M are none the wiser."""
     keras.utils.set_random_seed(1)

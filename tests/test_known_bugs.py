@@ -379,6 +379,13 @@ BUGS = [
         f"{ACTOR}the_slow_critic_follows",
     ),
     Bug(
+        "the actor that is scored never learns",
+        "controller/actor_critic.py",
+        "average.assign_add(self.options.average_rate",
+        "average.assign_add(0.0 * self.options.average_rate",
+        f"{ACTOR}what_is_scored_is_the_actors_running_mean",
+    ),
+    Bug(
         "later rounds record the games of the first",
         "controller/extract.py",
         "first + index, *attempt",

@@ -221,6 +221,13 @@ class ActorCritic:
     )
     actor_rate: float = setting(2e-4, "Adam's learning rate for the actor", low=0)
     critic_rate: float = setting(2e-4, "Adam's learning rate for the critic", low=0)
+    average_rate: float = setting(
+        1.0,
+        "by this share the C that is scored and kept moves to the actor at each step: a running mean of it below 1, the actor itself at 1",
+        low=0,
+        high=1,
+        absent=1.0,
+    )
     drawn: bool = setting(True, "C draws its actions when it is scored and shown, too, as while it learned; else it takes the likeliest")
     grad_clip: float = setting(100.0, "the norm of the gradients of each of the two is clipped to this", low=0)
     hidden: int = setting(256, "units of the critic's two hidden layers", low=1)
