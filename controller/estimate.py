@@ -263,7 +263,7 @@ def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int
     often = Counter(stages)
     seconds = {name: value * often[name] for name, value in stage_seconds(rates, task, settings, ranks).items() if name in often}
     units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
-    lines = [f"{task.shown} at scale {settings.scale} on {ranks} processes, as measured on this machine just now:"]
+    lines = [f"{task.shown} at scale {settings.scale} on {ranks} process{'es' if ranks > 1 else ''}, as measured on this machine just now:"]
     for name, value in seconds.items():
         lines.append(f"  {name:<11}{work[name] * often[name]:>15,.0f} {units.get(name, 'steps'):<11}{duration(value):>9}")
     startup = rates[STARTUP] * (len(stages) + 1)
