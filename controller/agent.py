@@ -263,7 +263,7 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
     on_shipped = is_shipped(weights, task.name)
     if on_shipped:
         settings = as_shipped(settings, task)
-    elif weights == run / "controller" / "best.npz":
+    elif weights.resolve() == (run / "controller" / "best.npz").resolve():
         Stage(run, "controller", saved_settings(run) or settings).check_inputs()
     params, settings = load_controller(weights, task, settings)
     check_made_with(weights, fingerprints(model_paths(task.name, None if on_shipped else run)))

@@ -179,12 +179,12 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     }
 
 
-def amounts(task: Task, settings: Settings) -> dict[str, float]:
-    """Each stage's whole work: steps, frames or time steps."""
+def amounts(task: Task, settings: Settings, run: Path = Path()) -> dict[str, float]:
+    """Each stage's whole work: steps, frames or time steps; `run` is where a pool is looked for, too."""
     usual = task.played_steps if settings.extract.policy == "controller" else task.recorded_steps
     m, recorded = settings.of_memory, settings.world.steps(usual)
     frames = settings.extract.episodes * recorded
-    others = pooled_frames(settings)
+    others = pooled_frames(run, settings)
     vae_frames = (frames + others) * settings.vae.epochs
     if settings.vae.limit_steps:
         vae_frames = min(vae_frames, settings.vae.limit_steps * settings.vae.batch)
@@ -194,7 +194,9 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
     if settings.trainer == "actor_critic":
         scorings = -(-options.updates // options.eval_every)
         learned = options.updates * options.batch * options.window
-        trained = learned / options.train_ratio if c.world == "real" and options.train_ratio else 0
+        # A ratio of 0 is one update for each round.
+        steps = learned / options.train_ratio if options.train_ratio else options.updates * options.round_episodes * played
+        trained = steps if c.world == "real" else 0.0
     return {
         "extract": frames,
         "vae": 0 if settings.vae.source else vae_frames,
@@ -205,11 +207,11 @@ def amounts(task: Task, settings: Settings) -> dict[str, float]:
     }
 
 
-def stage_seconds(rates: dict[str, float], task: Task, settings: Settings, ranks: int) -> dict[str, float]:
+def stage_seconds(rates: dict[str, float], task: Task, settings: Settings, ranks: int, run: Path = Path()) -> dict[str, float]:
     """Seconds of each stage with `ranks` processes, one a core, where a stage is shared by ranks."""
     alone = settings.trainer == "actor_critic"
     shared, ranks = {"extract", "evaluate"} | (set() if alone else {"controller"}), min(ranks, available_cores())
-    seconds = {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(task, settings).items()}
+    seconds = {name: work / rates[name] / (ranks if name in shared else 1) for name, work in amounts(task, settings, run).items()}
     if alone:
         seconds["controller"] += settings.actor_critic.updates / rates[UPDATES]
     return seconds
@@ -238,12 +240,12 @@ def disk_bytes(task: Task, settings: Settings, run: Path, waiting: Sequence[str]
     """What the waiting stages of a run will take on disk, about: recordings and latents that are not there yet, and checkpoints."""
     a_frame = {"extract": task.frame_bytes, "encode": 4 * settings.vae.z_size + 4 * (task.actions.size + 2)}
     folders = {"extract": run / "extract" / "episodes", "encode": run / "encode" / "latents"}
-    an_episode, whole = amounts(task, settings)["extract"] / settings.extract.episodes, 0.0
+    an_episode, whole = amounts(task, settings, run)["extract"] / settings.extract.episodes, 0.0
     for name in set(a_frame) & set(waiting):
         missing = settings.extract.episodes - len(list(folders[name].glob("*.npz")))
         whole += max(0, missing) * an_episode * a_frame[name]
     if "encode" in waiting:
-        whole += pooled_frames(settings) * a_frame["encode"]
+        whole += pooled_frames(run, settings) * a_frame["encode"]
     return whole + CHECKPOINTS * bool({"vae", "rnn", "controller"} & set(waiting))
 
 
@@ -256,12 +258,14 @@ def check_disk(task: Task, settings: Settings, run: Path, waiting: Sequence[str]
         raise UserError(f"{what}: make room, choose a --run on another disk, or record fewer --extract-episodes")
 
 
-def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int, stages: Sequence[str] = STAGES) -> str:
+def describe(
+    task: Task, settings: Settings, rates: dict[str, float], ranks: int, stages: Sequence[str] = STAGES, run: Path = Path()
+) -> str:
     """What will run, how long each of the waiting `stages` takes here, one of them as often as it is named, and how
     long the smaller scales would take, once each."""
-    work = amounts(task, settings)
+    work = amounts(task, settings, run)
     often = Counter(stages)
-    seconds = {name: value * often[name] for name, value in stage_seconds(rates, task, settings, ranks).items() if name in often}
+    seconds = {name: value * often[name] for name, value in stage_seconds(rates, task, settings, ranks, run).items() if name in often}
     units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
     lines = [f"{task.shown} at scale {settings.scale} on {ranks} process{'es' if ranks > 1 else ''}, as measured on this machine just now:"]
     for name, value in seconds.items():
@@ -271,7 +275,7 @@ def describe(task: Task, settings: Settings, rates: dict[str, float], ranks: int
     lines.append(f"  in all, with {duration(startup)} for starting the stages and for the report: {whole}")
     for scale in SCALES[: SCALES.index(settings.scale)]:
         of_scale = system(task.scales[scale], settings.memory, settings.trainer)
-        smaller = sum(stage_seconds(rates, task, of_scale, ranks).values()) + startup
+        smaller = sum(stage_seconds(rates, task, of_scale, ranks, run).values()) + startup
         lines.append(f"  a smaller one: --scale {scale}, {duration(smaller)}")
     return "\n".join(lines)
 
@@ -280,11 +284,11 @@ def main() -> None:
     new = parser(__doc__ or "", None)
     new.add_argument("--part", choices=("worlds", "training"), help=argparse.SUPPRESS)
     parsed = new.parse_args()
-    task, _, settings = resolve(parsed, None)
+    task, run, settings = resolve(parsed, None)
     if parsed.part:
         print(json.dumps((measure_worlds if parsed.part == "worlds" else measure_training)(task, settings)))
     else:
-        print(describe(task, settings, measure(sys.argv[1:]), available_cores()))
+        print(describe(task, settings, measure(sys.argv[1:]), available_cores(), run=run))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from controller.results.paper import row_for
 from controller.results.scores import mean_and_std, score_table, summarise
 from env.random_policy import ConstantPolicy, random_player
 from env.rollout import Job, Moment, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
-from env.run.command import SHOW, check_repeat, duration, parser, progress, resolve, run_command
+from env.run.command import SHOW, check_repeat, check_writable, duration, parser, progress, resolve, run_command
 from env.run.compute import available_cores, limit_threads
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, JsonlLog, read_jsonl, write_json
@@ -348,6 +348,8 @@ def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
     parsed = add_arguments(parser(__doc__ or "", "evaluate")).parse_args()
     wanted = (parsed.memory or MEMORIES[0], parsed.trainer or TRAINERS[0])
     if parsed.shipped and wanted != (MEMORIES[0], TRAINERS[0]):
+        if parsed.run or parsed.weights:
+            raise UserError("--shipped, --run and --weights each name who plays: give one of them")
         parsed.run, parsed.shipped = shipped_run(parsed.task, *wanted), False
         if not parsed.run.is_dir():
             raise UserError(
@@ -355,12 +357,13 @@ def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
             )
     own = parsed.run is not None or not (parsed.shipped or parsed.policy or (parsed.weights and is_shipped(parsed.weights, parsed.task)))
     task, path, settings = resolve(parsed, "evaluate", own)  # what comes with the project does not depend on what runs there are
-    if parsed.json and (parsed.json.is_dir() or not os.access(parsed.json.resolve().parent, os.W_OK)):
-        raise UserError(f"--json {parsed.json} cannot be written: name a file in a folder that is there and yours")
+    check_writable(parsed.json)
     if sum(map(bool, (parsed.original, parsed.weights, parsed.policy, parsed.shipped))) > 1:
         raise UserError("--original, --weights, --policy and --shipped each name who plays: give one of them")
     if parsed.dtype and (parsed.original or parsed.policy):
         raise UserError("--dtype is that of V while an agent of ours plays: leave it out")
+    if parsed.dream_episodes and (parsed.original or parsed.policy not in (None, "constant")):
+        raise UserError("--dream-episodes are those of an agent of ours or of --policy constant: leave it out")
     if parsed.action and parsed.policy != "constant":
         raise UserError("--action is that of --policy constant: give both")
     if parsed.ranks is not None and parsed.ranks < 1:

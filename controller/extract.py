@@ -56,10 +56,10 @@ def make_player(task: Task, settings: Settings) -> Player:
     return Exploring(agent, task, settings.extract.explore) if settings.extract.explore else agent
 
 
-def recording_seeds(settings: Settings) -> Callable[..., int]:
+def recording_seeds(run: Path, settings: Settings) -> Callable[..., int]:
     """The number of an episode of the run's own, and of a further attempt at it -> its seed. Pooled episodes come first in the count:
     those of all rounds of a run are then different games."""
-    first = len(pooled_rows(settings, 0))
+    first = len(pooled_rows(run, settings, 0))
 
     def seed(index: int, *attempt: int) -> int:
         return episode_seed(settings.seed, Purpose.RECORDING, first + index, *attempt)
@@ -71,7 +71,7 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
     """Record this rank's share of the episodes `indices` into the run."""
     folder = run / "extract" / "episodes"
     extract = settings.extract
-    seed = recording_seeds(settings)
+    seed = recording_seeds(run, settings)
     jobs = [Job(i, 0, seed(i)) for i in ranks.share(indices)]
     if not jobs:
         return
@@ -115,7 +115,7 @@ def write_log(run: Run, ranks: Ranks) -> dict[str, float]:
         rows.append({"episode": index, "score": float(reward.sum()), "length": len(reward)})
         scores.append(float(reward.sum()))
         frames += len(reward)
-    others = pooled_rows(run.settings, len(rows))
+    others = pooled_rows(run.path, run.settings, len(rows))
     JsonlLog(stage.log, rows=rows + others)
     summary = {"pooled_episodes": len(others), "pooled_frames": sum(row["length"] for row in others)} if others else {}
     return summary | {"episodes": len(scores), "frames": frames, "mean_score": float(np.mean(scores)), "std_score": float(np.std(scores))}

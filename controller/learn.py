@@ -141,7 +141,7 @@ def learn_on(learning: Learning, log: JsonlLog) -> None:
             learning.save()
     bar.close()
     if not np.isfinite(learning.best):  # ended before any scoring was due
-        learning.keep(score())
+        learning.keep(score(), unplanned=True)
         learning.save()
 
 

@@ -198,7 +198,9 @@ class Learning:
         self.arrays = FRAMES if self.learns_to_see else LATENTS
         self.recall()
         best = self.folder / "best.npz"
-        self.best = load_arrays(best)[1]["score"] if best.exists() and self.updates else -np.inf
+        note = load_arrays(best)[1] if best.exists() and self.updates else {}
+        self.best = note["score"] if note and not note.get("unplanned") else -np.inf
+        self._seconds = 0.0  # of learning in the present round
         if latest is None:
             self.save()  # from here on, there always is one
 
@@ -233,9 +235,14 @@ class Learning:
                 print(f"warning: {path} is missing or damaged: learning goes on without that episode", file=sys.stderr, flush=True)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            UserError: what was learned since the last one is lost, and not worth going on from.
+        """
         from env.run.training import arrays_of
 
+        self.check_finite()
         for counter, value in zip(self.counters, (self.rounds, self.updates, self.steps)):
             counter.assign(value)
         begun = self.begun._asdict() | {"row": self.begun.row.state()} if self.begun else {}
@@ -294,9 +301,16 @@ class Learning:
         for parts in self.batches(count - row.count):
             row.add(self.step(*parts))
             self.pulse()
-        bad = [key for key, value in row.means().items() if not np.isfinite(value)]
+        self.check_finite()
+        self._seconds = row.seconds()  # a scoring may come before the round is finished
+
+    def check_finite(self) -> None:
+        """Raise UserError when a loss of the present round is no number."""
+        means = self.begun.row.means() if self.begun and self.begun.row.count else {}
+        bad = [key for key, value in means.items() if not np.isfinite(value)]
         if bad:
-            raise UserError(f"controller: {bad[0]} became {row.means()[bad[0]]}: lower the learning rates; the checkpoint is kept")
+            what = f"controller: {bad[0]} became {means[bad[0]]}"
+            raise UserError(f"{what}: the last checkpoint is from before it; lower learning rates, in a new run, may avoid it")
 
     @property
     def due(self) -> bool:
@@ -311,14 +325,19 @@ class Learning:
         played, row, count, self.steps = self.begun
         self.begun, self.rounds, self.updates = None, self.rounds + 1, self.updates + count
         head = {"round": self.rounds, "update": self.updates, "steps": self.steps}
-        return head | played | row.means() | {"seconds": played.get("play_seconds", 0.0) + row.seconds(), "cores": available_cores()}
+        return head | played | row.means() | {"seconds": played.get("play_seconds", 0.0) + self._seconds, "cores": available_cores()}
 
     def candidate(self) -> np.ndarray:
         """C's parameters as they are now, or their running mean, float32 [size]."""
         return self.learner.average.candidate()
 
-    def keep(self, scores: np.ndarray) -> dict[str, float]:
-        """Keep C, and M with it, if they are the best so far; returns what the log's row gets."""
+    def keep(self, scores: np.ndarray, unplanned: bool = False) -> dict[str, float]:
+        """Keep C, and M with it, if they are the best so far; returns what the log's row gets.
+
+        Args:
+            scores: C's.
+            unplanned: whether it was scored only because the run ended: a longer one would not have been, and does not count it.
+        """
         from controller.agent import save_controller
 
         note: dict[str, Any] = {
@@ -327,8 +346,10 @@ class Learning:
             "score": float(scores.mean()),
             "std": float(scores.std()),
             "episodes": scores.size,
+            "unplanned": unplanned,
         }
-        save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
+        if self.online:  # the best one's M alone is kept; on another this C is worth nothing
+            note["made_with"] = {"rnn": f"that of update {self.updates}"}
         if note["score"] >= self.best:  # again the best, after a kill between these files and the checkpoint
             self.best = note["score"]
             # V and M first: without C, which says which ones it needs, they mean nothing.
@@ -343,6 +364,7 @@ class Learning:
                 save_weights(self.folder / "memory.npz", self.memory, meta)
                 note |= {"made_with": fingerprints(model_paths(self.task.name, self.run.path))}
             save_controller(self.folder / "best.npz", self.candidate(), self.settings, note)
+        save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
 
 
@@ -350,7 +372,7 @@ def frames_to_come(run: Run) -> int:
     """The most frames that a run's learning can see: those recorded, and those to be played."""
     settings, options = run.settings, run.settings.actor_critic
     longest = settings.world.steps() + 1
-    pooled = sum(row["length"] + 1 for row in pooled_rows(settings, 0))
+    pooled = sum(row["length"] + 1 for row in pooled_rows(run.path, settings, 0))
     recorded, a_round = settings.extract.episodes * longest + pooled, options.round_episodes * longest
     if settings.controller.world != "real":
         return recorded

@@ -199,7 +199,7 @@ def run_waiting(
     names = [name for _, name in stages if name != "report"]
     check_disk(task, settings, path, [name for folder, name in stages if folder == path and name != "report"])
     if names and estimate:
-        print(describe(task, settings, measure([task.word, "--run", str(path)]), ranks, names), flush=True)
+        print(describe(task, settings, measure([task.word, "--run", str(path)]), ranks, names, path), flush=True)
     to_do = [name if folder == path else f"{name} of {folder.name}" for folder, name in stages]
     print(f"{title}to do in {path}: {', '.join(to_do) or 'nothing'}", flush=True)
     for folder, name in stages:

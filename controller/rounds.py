@@ -92,15 +92,16 @@ def held_out_run(plan: list[tuple[Path, Settings]]) -> tuple[Path, Settings]:
 def figures_wanted(task: Task, plan: list[tuple[Path, Settings]], held_out: Path) -> list[tuple[Path, Path, Path]]:
     """What rnn/evaluate.py is still to be asked: a round's directory, recordings, and the file for the answer. Each M on the recordings
     of the round after it, which it has not seen; and all of them on the held-out ones."""
-    wanted = [(run, later, run / "report" / SURPRISE) for (run, _), (later, _) in zip(plan, plan[1:])]
-    wanted += [(run, held_out, run / "report" / f"{held_out.name}.json") for run, _ in plan]
-    return [(run, recordings, target) for run, recordings, target in wanted if not _answered(task, run, recordings, target)]
+    most = plan[0][1].rounds.held_out
+    wanted = [(run, later, run / "report" / SURPRISE, min(most, its.extract.episodes)) for (run, _), (later, its) in zip(plan, plan[1:])]
+    wanted += [(run, held_out, run / "report" / f"{held_out.name}.json", most) for run, _ in plan]
+    return [(run, recordings, target) for run, recordings, target, count in wanted if not _answered(task, run, recordings, target, count)]
 
 
-def _answered(task: Task, run: Path, recordings: Path, target: Path) -> bool:
-    """Whether the file holds figures of the round's present V and M, on the present recordings."""
+def _answered(task: Task, run: Path, recordings: Path, target: Path, episodes: int) -> bool:
+    """Whether the file holds figures of the round's present V and M, on so many of the present recordings."""
     figures = _read(target)
-    same = figures.get("recordings") == fingerprint(recordings / "extract" / "log.jsonl")
+    same = figures.get("recordings") == fingerprint(recordings / "extract" / "log.jsonl") and figures["episodes"] == episodes
     return same and figures["fingerprints"] == fingerprints(model_paths(task.name, run))
 
 
@@ -149,7 +150,8 @@ def rounds_table(rounds: list[dict[str, Any]]) -> Table:
         game, dream = row["game"], row["dream"]
         cells = [str(row["round"]), f"{row['episodes']:,}", f"{row['recorded_score']:.0f}", f"{row['learned_frames']:,}"]
         cells += [mean_and_std(dream) if dream else "", mean_and_std(game) if game else "not run"]
-        cells += ["{:.0f} .. {:.0f}".format(*game["ci95"]) if game else "", f"{dream['mean'] / game['mean']:.2f}" if game and dream else ""]
+        cells += ["{:.0f} .. {:.0f}".format(*game["ci95"]) if game else ""]
+        cells += [f"{dream['mean'] / game['mean']:.2f}" if dream and game and game["mean"] else ""]
         cells += [of(row["surprise"], "loss", ".3f"), of(row["skilled"], "loss", ".3f"), of(row["skilled"], "recall", ".0%")]
         rows.append(cells)
     notes = ["M's loss is minus the log-likelihood of the next z, and of what else M predicts, of episodes that it has not learned from."]

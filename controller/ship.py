@@ -29,7 +29,7 @@ from env.run.files import REPOSITORY, copy_log, load_arrays, save_arrays, write_
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import fingerprint, fingerprints, model_paths, shipped, shipped_run
+from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_run
 from env.tasks import Task
 
 # Pictures of a report that are shipped: floor, name there, name here.
@@ -54,7 +54,7 @@ def copy_weights(source: Path, target: Path, smaller: bool) -> None:
     """Copy weights, in half precision if that is asked for."""
     arrays, meta = load_arrays(source)
     save_arrays(target, {key: small(key, array) if smaller else array for key, array in arrays.items()}, meta, compress=9)
-    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+    print(f"{target.parent.name}/{target.name}: {target.stat().st_size / 1e6:.1f} MB")
 
 
 def main() -> None:
@@ -65,7 +65,9 @@ def main() -> None:
     if not (run / "report" / "report.md").exists():
         raise UserError(f"{run} has no report yet: run 'bash run.sh {task.word} --run {run}' to its end first")
     if parsed.to or not settings.is_papers:
-        lay_out(task, run, settings, parsed.to or shipped_run(task.name, settings.memory, settings.trainer))
+        target = parsed.to or shipped_run(task.name, settings.memory, settings.trainer)
+        check_target(run, target)
+        lay_out(task, run, settings, target)
         return
     copy_weights(run / "vae" / "weights.npz", shipped("vae", task.name, "weights.npz"), True)
     copy_weights(run / "rnn" / "weights.npz", shipped("rnn", task.name, "weights.npz"), True)
@@ -85,15 +87,51 @@ def main() -> None:
         print(f"python controller/evaluate.py {task.name} --weights {best} --json {best.with_name('scores.json')}")
 
 
+LAID_OUT = ("vae", "encode", "rnn", "controller", "evaluate")  # folders of an agent that is laid out as a run
+
+
+def check_target(run: Path, target: Path) -> None:
+    """Raise UserError when what lies in `target` would be lost though no earlier agent lies there."""
+    here, there = run.resolve(), target.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise UserError(f"--to {target} and the run {run} lie within each other: name a folder beside it")
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / "settings.json").is_file())):
+        raise UserError(f"--to {target} is there and holds no agent: name a new folder, or an agent's that is to be replaced")
+
+
 def lay_out(task: Task, run: Path, settings: Settings, target: Path) -> None:
-    """Copy the agent of a run, laid out as a run; its V only if it is not the one that comes with the project."""
+    """Copy the agent of a run, laid out as a run, in the place of the one that lies there; its V only if it is not found from there:
+    agents that come with the project find the V that does."""
+    made = target.with_name(f".{target.name}.new")
+    shutil.rmtree(made, ignore_errors=True)  # of a call that was killed
+    try:
+        write_agent(task, run, settings, made, comes_along(target, task.name))
+        for name in LAID_OUT:
+            shutil.rmtree(target / name, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        for path in made.iterdir():
+            path.replace(target / path.name)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    print("M is rounded now; to score it:")
+    folder = Path(os.path.relpath(target.resolve(), REPOSITORY))
+    print(f"python controller/evaluate.py {task.name} --run {folder} --json {folder / 'evaluate' / 'scores.json'}")
+
+
+def write_agent(task: Task, run: Path, settings: Settings, target: Path, finds_vae: bool) -> None:
+    """The files of `lay_out`.
+
+    Args:
+        task, run, settings: the run's.
+        target: an empty folder, or none yet.
+        finds_vae: whether the V that comes with the project is found from where the agent will lie.
+    """
     models, known = model_paths(task.name, run), shipped("vae", task.name, "weights.npz")
-    own_vae = not known.exists() or fingerprint(models.vae) != fingerprint(known)
+    own_vae = not finds_vae or not known.exists() or fingerprint(models.vae) != fingerprint(known)
     params, meta = load_arrays(run / "controller" / "best.npz")
-    shutil.rmtree(target, ignore_errors=True)
-    for path in (*([models.vae] if own_vae else []), models.initial):
-        copy_weights(path, target / path.relative_to(run), True)
-    copy_weights(models.rnn, target / models.rnn.relative_to(run), True)
+    for stage, path in (*((("vae", models.vae),) if own_vae else ()), ("encode", models.initial), ("rnn", models.rnn)):
+        # What comes with the project goes to where a run has its own.
+        copy_weights(path, target / (path.relative_to(run) if path.is_relative_to(run) else Path(stage) / path.name), True)
     # C's numbers stay; what it says of the V and M that it learned with are their rounded ones.
     made_with = {"made_with": fingerprints(model_paths(task.name, target))} if "made_with" in meta else {}
     save_arrays(target / "controller" / "best.npz", params, meta | made_with, compress=9)
@@ -102,10 +140,7 @@ def lay_out(task: Task, run: Path, settings: Settings, target: Path) -> None:
             (target / log).parent.mkdir(parents=True, exist_ok=True)
             copy_log(run / log, target / log)
     write_json(target / "settings.json", settings.to_dict())
-    folder = Path(os.path.relpath(target.resolve(), REPOSITORY))
-    (target / "evaluate").mkdir(exist_ok=True)
-    print("M is rounded now; to score it:")
-    print(f"python controller/evaluate.py {task.name} --run {folder} --json {folder / 'evaluate' / 'scores.json'}")
+    (target / "evaluate").mkdir()
 
 
 def ship_rows(task: Task, run: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from controller.results.evidence import Agent, Evidence, of_run, of_shipped
 from controller.results.tables import Table, all_tables
-from env.run.command import GAMES, run_command
+from env.run.command import GAMES, check_writable, run_command
 from env.run.compute import limit_threads
 from env.run.errors import UserError
 from env.run.files import write_atomic, write_json
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write the tables, as Markdown, and plots into this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
     parsed = parser.parse_args()
+    check_writable(parsed.json)
     found = gather(parsed.task, parsed.run)
     limit_threads()
     checked = {evidence.task.name: (evidence, all_tables(evidence)) for evidence in found}

@@ -59,13 +59,15 @@ def pooled(run: Path, settings: Settings, seen: tuple[Path, ...] = ()) -> list[P
     return recordings(pool, its, seen)
 
 
-def pooled_rows(settings: Settings, first: int) -> list[dict[str, Any]]:
-    """The log's rows of the pooled episodes, numbered from `first` on."""
-    log = Path(settings.extract.pool) / "extract" / "log.jsonl"
-    rows = read_jsonl(log) if settings.extract.pool and log.exists() else []
+def pooled_rows(run: Path, settings: Settings, first: int) -> list[dict[str, Any]]:
+    """The log's rows of the episodes that `run` has pooled, numbered from `first` on; none while the pool has no log."""
+    if not settings.extract.pool:
+        return []
+    log = pool_path(run, settings) / "extract" / "log.jsonl"
+    rows = read_jsonl(log) if log.exists() else []
     return [row | {"episode": first + number, "pooled": True} for number, row in enumerate(rows)]
 
 
-def pooled_frames(settings: Settings) -> int:
-    """How many frames are pooled, as far as it is known yet."""
-    return sum(row["length"] for row in pooled_rows(settings, 0))
+def pooled_frames(run: Path, settings: Settings) -> int:
+    """How many frames a run has pooled, as far as it is known yet."""
+    return sum(row["length"] for row in pooled_rows(run, settings, 0))

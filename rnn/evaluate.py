@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from env.episodes import LATENTS, Episode, episode_path, read_episode
-from env.run.command import GAMES, progress, run_command
+from env.run.command import GAMES, check_writable, progress, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
 from env.run.files import write_json
@@ -91,6 +91,9 @@ def encode_recordings(task: Task, run: Path | None, recordings: Path, folder: Pa
 
 def likelihood(memory: Memory, paths: list[Path], seed: int = 0) -> dict[str, float]:
     """The terms of M's loss, means over all that was recorded but what does not fill a last window.
+
+    The frame that an episode's last action led to is left out for each memory, as the paper's M is not told of it. An RSSM learns of the
+    reward and the end of an action by the frame that follows: those of the last action are then not in its "reward" and "cont".
 
     Raises:
         UserError: the recordings are shorter than one batch.
@@ -260,6 +263,7 @@ def main() -> None:
     parsed = parser.parse_args()
     if parsed.episodes is not None and parsed.episodes < 1:
         raise UserError(f"--episodes is {parsed.episodes}: it must be at least 1")
+    check_writable(parsed.json)
     figures = score_memory(get_task(parsed.task), parsed.run, parsed.recordings, parsed.episodes)
     for key, value in figures.items():
         if isinstance(value, (int, float)):

@@ -79,6 +79,19 @@ def test_numbers_out_of_bounds(tmp_path):
 def test_a_json_file_that_cannot_be_written_is_refused_before_playing(tmp_path):
     assert_refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path), "cannot be written")
     assert_refused(run_python("controller/evaluate.py", "carracing", "--json", tmp_path / "no" / "x.json"), "cannot be written")
+    for command, words in (
+        ("controller/verify.py", ("carracing",)),
+        ("rnn/evaluate.py", ("carracing", "--recordings", tmp_path)),
+        ("controller/tools/handover.py", ("doom", "--recordings", tmp_path)),
+    ):
+        assert_refused(run_python(command, *words, "--json", tmp_path), "cannot be written")
+
+
+def test_flags_of_a_scoring_that_would_do_nothing_are_refused(tmp_path):
+    command = "controller/evaluate.py"
+    assert_refused(run_python(command, "doom", "--policy", "uniform", "--dream-episodes", "4"), "--dream-episodes", "leave it out")
+    words = ("--memory", "rssm", "--trainer", "actor_critic", "--shipped")
+    assert_refused(run_python(command, "doom", *words, "--run", tmp_path), "give one of them")
 
 
 def test_under_mpirun_the_line_comes_once():

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, run_python, without_times
 
 from controller.learn import learn_on
@@ -19,6 +20,7 @@ from controller.learning import Learning
 from env.episodes import LATENTS, episode_path, read_episode
 from env.run.checkpoints import Checkpoints
 from env.run.compute import start_tensorflow
+from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays, read_jsonl
 from env.run.rundir import Run, load_settings
 from env.run.stopping import Stopped
@@ -133,6 +135,37 @@ def test_stopped_again_and_again_it_comes_to_the_same(online, tmp_path):
     for name in ("mean.npz", "best.npz"):
         ours, theirs = (load_arrays(path / "controller" / name)[0]["params"] for path in runs)
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_only_the_best_scorings_m_is_kept_and_other_cs_say_so(online):
+    best, mean = (load_arrays(online / "controller" / f"{name}.npz")[1] for name in ("best", "mean"))
+    assert best["made_with"]["rnn"] == fingerprint(online / "controller" / "memory.npz")
+    assert mean == best if mean["update"] == best["update"] else mean["made_with"] == {"rnn": f"that of update {mean['update']}"}
+
+
+@pytest.mark.slow
+def test_a_scoring_at_an_early_end_does_not_count_for_a_longer_run(online, tmp_path):
+    start_tensorflow()
+    task, settings = get_task("carracing"), load_settings(online / "settings.json")
+    settings = dataclasses.replace(settings, actor_critic=dataclasses.replace(settings.actor_critic, updates=2, xla=False))
+    for stage in ("extract", "vae", "encode", "rnn"):
+        shutil.copytree(online / stage, tmp_path / "run" / stage)
+    run = Run(tmp_path / "run", settings)
+    run.stage("controller").start()
+    learning = Learning(run, task, AskedAfter(np.inf))
+    learn_on(learning, JsonlLog(run.stage("controller").log, steps="update"))
+    assert load_arrays(run.path / "controller" / "best.npz")[1]["unplanned"] and np.isfinite(learning.best)
+    assert Learning(run, task, AskedAfter(np.inf)).best == -np.inf
+    # What is lost is not gone on from, whoever asks to stop.
+    learning.settings = settings = dataclasses.replace(settings, actor_critic=dataclasses.replace(settings.actor_critic, updates=4))
+    learning.begun = learning.begin_round()
+    learning.begun.row.add({"loss": tf.constant(np.nan)})
+    learning._asked = AskedAfter(0)
+    with pytest.raises(UserError, match="loss became nan: the last checkpoint is from before it"):
+        learning.pulse()
+    assert learning.checkpoints.latest().number == 2
+    run.release()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_python
 
+from controller.estimate import amounts
 from controller.extract import recording_seeds
 from controller.learning import frames_to_come
 from controller.rounds import ROUNDS, figures_wanted, plan_rounds, rounds_table, summary_of
@@ -45,7 +46,7 @@ def recorded(path, settings, length=5):
         arrays = {"obs": frames, "action": np.zeros((length, 1), np.float32), "reward": np.ones(length, np.float32)}
         write_episode(episode_path(stage.dir / "episodes", index), arrays | {"done": np.arange(length) == length - 1})
         rows.append({"episode": index, "score": float(length), "length": length})
-    JsonlLog(stage.log, rows=rows + pooled_rows(settings, len(rows)))
+    JsonlLog(stage.log, rows=rows + pooled_rows(path, settings, len(rows)))
     stage.finish({})
     run.release()
     return path
@@ -107,8 +108,8 @@ def test_pooled_episodes_follow_a_runs_own(tmp_path):
     assert [row["episode"] for row in rows] == list(range(9))
     assert [row["length"] for row in rows] == [len(read_episode(path)["done"]) for path in paths]
     assert [row.get("pooled", False) for row in rows] == [False] * 4 + [True] * 5
-    runs = [with_extract(SMOKE, episodes=3), with_extract(SMOKE, episodes=2, pool=str(first)), settings]
-    seeds = [recording_seeds(its)(index) for its in runs for index in range(its.extract.episodes)]
+    runs = [(first, with_extract(SMOKE, episodes=3)), (second, with_extract(SMOKE, episodes=2, pool=str(first))), (third, settings)]
+    seeds = [recording_seeds(path, its)(index) for path, its in runs for index in range(its.extract.episodes)]
     assert len(set(seeds)) == 9, "other games in each round"
     run = Run(third, dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, world="dream")), lock=False)
     assert frames_to_come(run) == 4 * (settings.world.max_steps + 1) + 2 * 8 + 3 * 6, "an actor-critic learns from all of them"
@@ -127,6 +128,11 @@ def test_a_pool_of_a_pool_is_found_from_another_folder(tmp_path, monkeypatch):
     paths = recordings(recorded(Path("third"), settings), settings)
     assert [path.parents[2].name for path in paths] == ["third", "second", "second", "first", "first", "first"]
     assert all(path.exists() for path in paths)
+    # All that asks for the pool finds it from here: what is recorded, how much there is to learn from, what it takes.
+    run, its = there / "runs" / "second", with_extract(SMOKE, episodes=2, pool="runs/first")
+    assert [row["episode"] for row in pooled_rows(run, its, 2)] == [2, 3, 4]
+    assert recording_seeds(run, its)(0) == recording_seeds(there, with_extract(its, pool=str(there / "runs" / "first")))(0)
+    assert amounts(DOOM, its, run)["encode"] == amounts(DOOM, its, run)["extract"] + 3 * 5
 
 
 def test_a_pool_that_does_not_fit_is_refused(tmp_path):
@@ -219,6 +225,9 @@ def test_the_table_shows_what_there_is(tmp_path):
     path = recorded(tmp_path / "run", with_extract(SMOKE, episodes=3))
     [row] = rounds_table([summary_of(1, path, "held-out-2")]).rows
     assert row[:6] == ["1", "3", "5", "15", "", "not run"]
+    nothing = {"mean": 0.0, "std": 0.0, "ci95": [0.0, 0.0], "episodes": 3}
+    [row] = rounds_table([summary_of(1, path, "held-out-2") | {"game": nothing, "dream": nothing}]).rows
+    assert row[7] == "", "no share of nothing"
 
 
 def test_figures_are_asked_for_again_of_another_m_or_of_other_recordings(tmp_path):
@@ -232,8 +241,10 @@ def test_figures_are_asked_for_again_of_another_m_or_of_other_recordings(tmp_pat
     assert [(run, on) for run, on, _ in wanted] == [(plan[0][0], plan[1][0]), (plan[0][0], held_out), (plan[1][0], held_out)]
     for run, on, target in wanted:
         figures = {"fingerprints": fingerprints(model_paths("doom", run)), "recordings": fingerprint(on / "extract" / "log.jsonl")}
-        write_json(target, figures)
+        write_json(target, figures | {"episodes": min(its.rounds.held_out, 2) if on == plan[1][0] else its.rounds.held_out})
     assert not figures_wanted(DOOM, plan, held_out)
+    more = dataclasses.replace(its, rounds=dataclasses.replace(its.rounds, held_out=1))
+    assert len(figures_wanted(DOOM, [(plan[0][0], more), plan[1]], held_out)) == 3, "of another number of episodes"
     recorded(plan[1][0], its, length=6)
     assert [on for _, on, _ in figures_wanted(DOOM, plan, held_out)] == [plan[1][0]]
     save_arrays(plan[1][0] / "rnn" / "weights.npz", {"a": np.zeros(1)}, {})

@@ -310,7 +310,8 @@ def systems_table(evidence: Evidence) -> Table:
     for agent, logs in found:
         settings, scores = agent.settings, None if agent.stale else agent.scores
         in_dreams = settings.controller.world == "dream"
-        steps = 0 if in_dreams else agent.log[-1]["steps"] if "update" in agent.log[-1] else sum(row["steps"] for row in agent.log)
+        counted = bool(agent.log) and "update" in agent.log[-1]  # by a log that counts on
+        steps = 0 if in_dreams else agent.log[-1]["steps"] if counted else sum(row["steps"] for row in agent.log)
         hours = [_hours(logs["vae"]), _hours(logs["rnn"]), sum(row["seconds"] + row.get("eval_seconds", 0.0) for row in agent.log) / 3600]
         where = (f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world") + held(settings.world.repeat)
         shown = (

@@ -24,7 +24,7 @@ import numpy as np
 
 from controller.results.studies import parse_numbers
 from env.episodes import LATENTS, Episode, read_episode
-from env.run.command import GAMES, progress, run_command
+from env.run.command import GAMES, check_writable, progress, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
 from env.run.files import write_json
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--temperatures", metavar="LIST", help="of the dreams, such as 0.5,1.15 (default: that at which C was evolved)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parsed = parser.parse_args()
+    check_writable(parsed.json)
     temperatures = parse_numbers(parsed.temperatures, "--temperatures", float, "0.5,1.15") if parsed.temperatures else None
     found = compare(get_task(parsed.task), parsed.run, parsed.recordings, temperatures)
     rows = [("in the game", found["game"])]

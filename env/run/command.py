@@ -136,6 +136,12 @@ def progress(steps: Iterable[Any] | None = None, **options: Any) -> tqdm:
     return tqdm(steps, disable=not shown, ncols=100, smoothing=0.05, **options)
 
 
+def check_writable(path: Path | None) -> None:
+    """Raise UserError now, and not after all the work, when the file of --json cannot be written."""
+    if path and (path.is_dir() or not os.access(path.resolve().parent, os.W_OK)):
+        raise UserError(f"--json {path} cannot be written: name a file in a folder that is there and yours")
+
+
 def duration(seconds: float) -> str:
     """'50 s', '12 min', '3.5 h' or '40 days'."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (48 * 3600, 3600, "h")):

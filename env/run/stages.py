@@ -185,6 +185,10 @@ class Stage:
     def identity(self) -> str:
         """What decides all that happens in the stage, as twelve hex digits: its settings, but those that may change on the way, and
         what it is made from. A checkpoint of another identity leads elsewhere."""
+        if None in self._begun_with().values():  # else its own checkpoints would look like another run's
+            section = self._settings.memory_section if self.name == "rnn" else self.name
+            start = getattr(self._settings, section).start
+            raise UserError(f"{section}.start is {start}, where there are no weights now: a path is seen from where the command is called")
         fixed = {key: value for key, value in self._settings.deciding(self.name).items() if not self._resumable(key)}
         whole = json.dumps([self.name, fixed, self.inputs()], sort_keys=True)
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
