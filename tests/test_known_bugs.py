@@ -386,6 +386,13 @@ BUGS = [
         f"{ACTOR}what_is_scored_is_the_actors_running_mean",
     ),
     Bug(
+        "a pool is looked for from here alone",
+        "env/recordings.py",
+        "log = pool_path(run, settings) /",
+        "log = Path(settings.extract.pool) /",
+        "tests/test_rounds.py::test_a_pool_of_a_pool_is_found_from_another_folder",
+    ),
+    Bug(
         "later rounds record the games of the first",
         "controller/extract.py",
         "first + index, *attempt",
