@@ -50,10 +50,11 @@ wanted_requirements() {
 
 # Install what requirements.txt says, and further files of requirements.
 setup() {
-    local wanted stamp="$venv/requirements.installed"
+    local wanted have="" stamp="$venv/requirements.installed"
     wanted="$(wanted_requirements "$root/requirements.txt" "$@")"
-    # More than is wanted may be installed, such as what the tests need.
-    if [ -f "$stamp" ] && [[ "$(cat "$stamp")" == "$wanted"* ]]; then
+    [ ! -f "$stamp" ] || have="$(cat "$stamp")"
+    # More than is wanted may be installed, such as what the tests need, or what another node's GPU needs.
+    if [ -n "$have" ] && [[ "$have" == "$wanted"* || "${have//\[and-cuda\]/}" == "$wanted"* ]]; then
         return
     fi
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -66,9 +67,15 @@ setup() {
     [[ "$wanted" == *and-cuda* ]] || echo "no NVIDIA driver found: installing TensorFlow without its CUDA libraries"
     echo "installing the packages of requirements.txt (about a minute, 2 GB)"
     rm -f "$stamp"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement <(echo "$wanted") ||
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement <(echo "$wanted"); then
+        echo "$wanted" >"$stamp"
+    elif [ -n "$have" ] && [[ "$have" == "${wanted//\[and-cuda\]/}"* ]]; then
+        # Installed where no GPU was, such as a login node; this one may not reach the internet.
+        echo "$have" >"$stamp"
+        echo "warning: CUDA's libraries could not be installed, the lines above say why: going on without a GPU" >&2
+    else
         fail "installing failed; the lines above say why. The same command tries again"
-    echo "$wanted" >"$stamp"
+    fi
 }
 
 case "${1:-}" in

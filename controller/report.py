@@ -19,7 +19,7 @@ import json
 from typing import Any
 
 from controller.results.evidence import of_run
-from controller.results.paper import ORIGINAL_TRAINING, SCORES, row_for
+from controller.results.paper import ORIGINAL_TRAINING, SCORES, row_for, saw_the_same
 from controller.results.scores import score_table
 from controller.results.tables import all_tables, evolution
 from env.run.command import existing, parser, resolve, run_command
@@ -94,7 +94,8 @@ def make_report(run: Run, task: Task) -> None:
         if run.stage(stage).log.exists():  # a V or an M that was taken, may come without
             pictures.plot_terms(run.stage(stage).log, folder / f"{stage}.png", title, original)
     ours = evolution(settings) if settings.trainer == "cmaes" else "ours"
-    pictures.plot_controller(run.stage("controller").log, folder / "controller.png", task.name, ours)
+    authors = task.name if saw_the_same(task.name, settings) else ""
+    pictures.plot_controller(run.stage("controller").log, folder / "controller.png", authors, ours)
     video, score = pictures.video_frames(task, settings, agent)
     dream, hundredth, dreamt = pictures.dream_frames(task, settings, run.path, agent.candidates[0])
     pictures.plot_moments(frames[0], decoded[0], hundredth, folder / "moments.png")

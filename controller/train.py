@@ -107,10 +107,13 @@ class Evolution:
         told = self._replay(self.folder / "fitness.jsonl")
         rows = self._rows(self.folder / "log.jsonl", told)
         best = self.folder / "best.npz"
-        note = load_arrays(best)[1] if best.exists() else {}
+        note, past = load_arrays(best)[1] if best.exists() else {}, [row["eval"] for row in rows if "eval" in row]
+        if past and not note:
+            print(f"warning: {best} is gone: the next scoring's C takes its place", file=sys.stderr, flush=True)
+            past = []
         # A scoring that no longer evolution would have made was for want of any; one of a later generation will be made again.
         counts = note and not note["unplanned"] and note["generation"] <= self.generation
-        scored = [note["score"]] if counts else [row["eval"] for row in rows if "eval" in row]
+        scored = [note["score"]] if counts else past
         self.best = max(filter(np.isfinite, scored), default=-np.inf)
         self.journal = JsonlLog(self.folder / "fitness.jsonl", rows=told)
         self.log = JsonlLog(self.folder / "log.jsonl", rows=rows, steps="generation")

@@ -30,7 +30,7 @@ import numpy as np
 from controller.page.pack import Blob, add_decoder, sprite
 from controller.results.evidence import Agent as Scored
 from controller.results.evidence import of_run, of_shipped
-from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_FEATURES, SCORES
+from controller.results.paper import ORIGINAL_CURVE, SCORES, saw_the_same
 from controller.results.scores import mean_and_std
 from env.actions import Continuous
 from env.episodes import Episode, episode_path, read_episode
@@ -186,7 +186,7 @@ def curves(task: Task, settings: Settings, scored: Scored | None, logs: dict[str
         names = {"max": "best of the population", "mean": "population, mean", "min": "worst", "played": "played", "eval": "scored"}
         colors = {"max": "#8a9a5b", "mean": "#b3471f", "min": "#a89f91", "played": "#b3471f", "eval": "#1f6f8b"}
         lines = [{"name": names[key], "points": curve(rows, time, key), "color": colors[key], "dots": key == "eval"} for key in names]
-        if settings.is_papers and settings.controller.features == ORIGINAL_FEATURES.get(task.name) and not settings.controller.hidden:
+        if saw_the_same(task.name, settings):
             last = rows[-1]["generation"]
             theirs = [[g, v[0]] for g, v in ORIGINAL_CURVE.get(task.name, {}).items() if g <= last]
             lines.append({"name": "the authors' population, mean", "points": theirs, "color": "#777777", "dashed": True})

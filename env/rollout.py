@@ -237,9 +237,10 @@ class _Slot:
 
     def step(self, action: np.ndarray, past_done: bool) -> bool:
         """Take the action; returns whether the episode is over."""
+        asked = action.copy() if self.record else action  # a world may change what it is given
         frame, reward, terminated, truncated, _ = self.world.step(action)
         if self.record:
-            self.rows.append((self.frame, action.copy(), reward, terminated))
+            self.rows.append((self.frame, asked, reward, terminated))
         self.frame = frame
         self.score += float(reward)
         self.length += 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +132,38 @@ def test_weights_that_do_not_fit(tmp_path):
     assert_refused(run_python("controller/evaluate.py", "carracing", "--run", run, "--weights", tmp_path / "c.npz"), "is a pickle")
     assert_refused(run_python("controller/evaluate.py", "carracing", "--weights", tmp_path / "no.npz"), "no.npz is missing")
     assert_refused(run_python("controller/evaluate.py", "carracing", "--original", tmp_path), "best.json")
+
+
+@pytest.mark.parametrize(
+    "stamp, gpu, installs, code, said",
+    [
+        ("tensorflow", True, False, 0, "warning: CUDA's libraries could not be installed"),  # from a login node, and now without internet
+        ("tensorflow", True, True, 0, "installing"),
+        ("tensorflow[and-cuda]", False, False, 0, ""),  # from a node with a GPU: more than is wanted
+        ("tensorflow[and-cuda]\npytest", False, False, 0, ""),
+        ("older", True, False, 2, "error: installing failed"),
+        ("", False, False, 2, "error: installing failed"),
+    ],
+)
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has a GPU for good")
+def test_one_installation_serves_nodes_with_and_without_a_gpu(tmp_path, stamp, gpu, installs, code, said):
+    shutil.copyfile(ROOT / "run.sh", tmp_path / "run.sh")
+    (tmp_path / "requirements.txt").write_text("tensorflow[and-cuda]\n")
+    bin = tmp_path / ".venv" / "bin"
+    bin.mkdir(parents=True)
+    (bin / "python").write_text(f"#!/bin/sh\ncase \"$*\" in *--version) exit 0;; esac\nexit {0 if installs else 1}\n")
+    (bin / "nvidia-smi").write_text(f"#!/bin/sh\nexit {0 if gpu else 1}\n")
+    for name in ("python", "nvidia-smi"):
+        (bin / name).chmod(0o755)
+    kept = tmp_path / ".venv" / "requirements.installed"
+    if stamp:
+        kept.write_text(stamp + "\n")
+    environment = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "run.sh", "setup"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == code, result.stderr
+    assert said in result.stdout + result.stderr and (said or "installing" not in result.stdout)
+    if code == 0:
+        assert kept.read_text().strip() == ("tensorflow[and-cuda]" if installs else stamp)
 
 
 def test_run_sh_usage_from_any_directory(tmp_path):

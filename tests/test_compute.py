@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import ROOT, run_python
 
+from env.run.compute import available_cores
+
 
 @pytest.mark.parametrize("gpu, seen", [(False, "-1"), (True, "None")])
 def test_ranks_keep_off_the_gpu_unless_they_are_given_it(gpu, seen):
@@ -17,6 +19,15 @@ def test_ranks_keep_off_the_gpu_unless_they_are_given_it(gpu, seen):
     clean = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == seen
+
+
+def test_a_container_has_no_more_cores_than_it_is_given_time(tmp_path):
+    quota = tmp_path / "cpu.max"
+    there = available_cores(quota)
+    assert there >= 1
+    for text, cores in (("100000 100000", 1), ("50000 100000", 1), (f"{100000 * (there + 5)} 100000", there), ("max 100000", there)):
+        quota.write_text(text + "\n")
+        assert available_cores(quota) == cores
 
 
 @pytest.mark.slow

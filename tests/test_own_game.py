@@ -123,6 +123,19 @@ def test_worlds_that_do_not_fit_are_one_line(tmp_path, world, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("crop", [(0, 400, 700, 900), (500, 600, 0, 100), (100, 0, 0, 100), (-10, 100, 0, 100), (0, 401, 0, 600)])
+def test_a_crop_beyond_the_picture_is_refused(crop):
+    """It would show black, or something else than was meant, without a word."""
+    with pytest.raises(UserError, match="its picture has 400 rows and 600 columns"):
+        GymnasiumWorld("CartPole-v1", crop=crop)(World(), None).reset(seed=1)
+
+
+@pytest.mark.parametrize("crop", [(0, 100, 0), (0.0, 100.0, 0.0, 100.0)])
+def test_a_crop_is_four_whole_numbers(crop):
+    with pytest.raises(UserError, match="give four whole numbers"):
+        GymnasiumWorld("CartPole-v1", crop=crop)(World(), None)
+
+
 def test_worlds_without_a_picture_or_with_odd_actions_are_named():
     with pytest.raises(UserError, match="Blind has no RGB picture"):
         GymnasiumWorld(Blind)(World(), None)

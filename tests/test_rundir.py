@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -168,6 +169,29 @@ def test_recordings_by_an_agent_know_which(tmp_path, tiny):
     made(tmp_path / "other" / "controller" / "best.npz", "a better one")
     with pytest.raises(UserError, match="stage extract .* another controller"):
         stage.check()
+
+
+def test_what_an_agent_has_recorded_outlives_it(tmp_path, tiny):
+    other = tmp_path / "other"
+    whole_run(other, tiny)
+    settings = dataclasses.replace(tiny, extract=dataclasses.replace(tiny.extract, policy="controller", agent=str(other)))
+    stage = Stage(tmp_path / "run", "extract", settings)
+    stage.start()
+    stage.finish({})
+    made(other / "controller" / "best.npz", "a better one")
+    assert stage.check()
+    shutil.rmtree(other)
+    assert stage.check()
+    Run(tmp_path / "run", settings).release()
+
+
+def test_a_disk_without_locks_is_told_of(tmp_path, tiny, monkeypatch, capsys):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("env.run.rundir.fcntl.flock", refuse)
+    Run(tmp_path, tiny).release()
+    assert "a disk without locks" in capsys.readouterr().err
 
 
 def test_a_temperature_study_is_not_left_on_another_v_and_m(tmp_path):

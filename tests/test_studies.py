@@ -36,6 +36,8 @@ def test_names_of_studies():
     names = [folder.name for folder, _ in plan_studies(Path("run"), doom, temperatures="0.5,1.15", es_seeds="1,7")]
     assert names == ["tau-0.5-seed-1", "tau-0.5-seed-7", "tau-1.15-seed-1", "tau-1.15-seed-7"]
     assert study_name(doom.controller) == "tau-1.15"
+    dates = plan_studies(Path("run"), carracing, es_seeds="20240101,20240102")
+    assert [folder.name for folder, _ in dates] == ["zh-seed-20240101", "zh-seed-20240102"]
 
 
 def test_another_seed_of_cma_es_is_another_evolution_scored_alike():

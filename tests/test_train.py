@@ -92,6 +92,22 @@ def test_a_scoring_for_want_of_any_is_forgotten_when_evolution_goes_on(tmp_path,
     assert evolution.best == 50.0
 
 
+def test_a_c_that_is_gone_is_made_again(tmp_path, tiny, capsys):
+    """Though no later scoring may be better."""
+    settings = with_controller(tiny, generations=100)
+    evolution = Evolution(Run(tmp_path, settings), 7)
+    candidates = evolution.es.ask()
+    row = evolution.tell(candidates, -np.square(candidates).sum(axis=1, keepdims=True), np.ones((len(candidates), 1), np.int64), 0.1)
+    evolution.commit(row | evolution.scored(np.zeros(7), np.full((1, 3), 50.0)))
+    evolution.run.release()
+    (tmp_path / "controller" / "best.npz").unlink()
+    again = Evolution(Run(tmp_path, settings), 7)
+    assert again.best == -np.inf and "best.npz is gone" in capsys.readouterr().err
+    again.scored(np.zeros(7), np.full((1, 3), 40.0))
+    assert (tmp_path / "controller" / "best.npz").exists()
+    assert read_jsonl(tmp_path / "controller" / "log.jsonl")[0]["eval"] == 50.0, "the log still tells what was"
+
+
 def test_without_a_terminal_a_line_says_how_far_it_is(tmp_path, tiny, capsys, monkeypatch):
     """Generation, mean, best and time left, at most every so many seconds."""
     settings = with_controller(tiny, generations=50)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from env.run.errors import UserError
 from env.run.training import adam, train, with_seeds
 from vae.vae import Conv, Deconv
 
@@ -93,10 +94,12 @@ def test_what_a_training_ended_with_is_known_after_a_kill(tmp_path):
     model = keras.Sequential([keras.layers.Dense(1)])
     model.build((None, 1))
 
-    def go():
+    def go(steps=6):
         optimizer = keras.optimizers.SGD(0.1)
         batches = lambda done: ((tf.constant(float(i)),) for i in range(done, 6))  # noqa: E731
-        return train(tmp_path, "toy", model, optimizer, lambda x: {"loss": x}, batches, 6, log_every=2)
+        return train(tmp_path, "toy", model, optimizer, lambda x: {"loss": x}, batches, steps, log_every=2)
 
     assert go()["loss"] == 4.5
     assert go()["loss"] == 4.5
+    with pytest.raises(UserError, match="4 steps are asked for, but its checkpoint is of step 6"):
+        go(steps=4)

@@ -184,6 +184,12 @@ ORIGINAL_TRAINING: dict[str, dict[str, dict[int, dict[str, float]]]] = {
 }
 
 
+def saw_the_same(task: str, settings: Settings) -> bool:
+    """Whether a C of these settings saw what that of the authors' published evolution did: only such curves are to be compared."""
+    c = settings.controller
+    return settings.is_papers and (c.features, c.hidden) == (ORIGINAL_FEATURES.get(task), 0)
+
+
 def row_for(task: str, settings: Settings | None) -> Published | None:
     """The paper's row that a C of these settings is to be compared with, the full model's where the paper has none; for a policy
     without skill (settings = None) the random one. None where there is none, as for games or systems that are not the paper's."""
@@ -191,8 +197,7 @@ def row_for(task: str, settings: Settings | None) -> Published | None:
         return next((row for row in SCORES.get(task, ()) if row.method == RANDOM), None)
     if not settings.is_papers:
         return None
-    c = settings.controller
-    for row in SCORES.get(task, ()):
-        if (row.features, row.hidden > 0) == (c.features, c.hidden > 0) and row.temperature in (None, c.temperature):
-            return row
-    return SCORES[task][-1] if task in SCORES else None
+    c, rows = settings.controller, SCORES.get(task, ())
+    wanted = (c.features, c.hidden, c.temperature if c.world == "dream" else None)
+    full = rows[-1] if rows else None
+    return next((row for row in rows if (row.features, row.hidden, row.temperature) == wanted), full)

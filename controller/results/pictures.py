@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_EVOLUTION, ORIGINAL_FEATURES, ORIGINAL_TRAINING
+from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_EVOLUTION, ORIGINAL_TRAINING, saw_the_same
 from controller.results.tables import evolution
 from env.episodes import episode_path, read_episode
 from env.rollout import Job, Moment, Purpose, WorldLanes, Worlds, episode_seed, rollout
@@ -118,9 +118,7 @@ def plot_against_authors(evidence: Evidence, target: Path) -> bool:
     figure, axes = plt.subplots(-(-panels // columns), columns, figsize=(6 * columns, 4 * -(-panels // columns)), squeeze=False)
     free = iter(axes.flat)
     for agent in evolved:
-        c = agent.settings.controller
-        # Only what saw the same is to be compared.
-        task = evidence.task.name if (c.features, c.hidden) == (ORIGINAL_FEATURES.get(evidence.task.name), 0) else ""
+        task = evidence.task.name if saw_the_same(evidence.task.name, agent.settings) else ""
         draw_evolution(next(free), agent.log, task, evolution(agent.settings), f"C: {agent.name}")
     for stage, name in terms:
         original = ORIGINAL_TRAINING.get(evidence.task.name, {}).get(stage, {})

@@ -28,7 +28,7 @@ def parse_numbers(words: str, flag: str, kind: type, example: str) -> tuple[Any,
         values = tuple(kind(word) for word in words.split(","))
     except ValueError:
         values = ()
-    names = {f"{value:g}" for value in values}  # of the folders
+    names = {str(value) if kind is int else f"{value:g}" for value in values}  # of the folders
     if not values or not all(0 < value < float("inf") for value in values) or len(names) < len(values):
         raise UserError(f"{flag} is '{words}': give different positive numbers with commas, such as {example}")
     return values

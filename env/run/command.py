@@ -105,6 +105,8 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
     settings = dataclasses.replace(base, **changes)
     settings.check()
     settings.check_dreams(task.step_reward)
+    if stage in ("extract", "rnn"):
+        settings.check_ends()
     if stage is None:
         settings.check_together()
     return task, run, settings

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -92,6 +93,14 @@ def has_gpu() -> bool:
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False).returncode == 0
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container (cgroup v2): microseconds, or max, in each period of so many
+
+
+def available_cores(quota: Path = QUOTA) -> int:
+    """Cores that this process may use: those it is bound to, and no more than the time that its container is given is worth."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text().split()
+        return max(1, min(cores, round(int(most) / int(period))))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return cores

@@ -156,9 +156,13 @@ class Ranks:
         if self.size == 1:
             return
         token = self.broadcast(np.frombuffer(os.urandom(16), np.uint8).copy()).tobytes()
-        mark = folder / ".seen"
+        mark = folder / f".seen-{token[:4].hex()}"
         if self.first:
+            for left in folder.glob(".seen-*"):  # by a job that was killed
+                left.unlink(missing_ok=True)
             mark.write_bytes(token)
+        # Nobody looks before it is there: that it is not may be remembered for half a minute (NFS).
+        self.broadcast(np.zeros(1))
         until, seen = time.monotonic() + seconds, False
         while not seen and time.monotonic() < until:
             seen = mark.exists() and mark.read_bytes() == token

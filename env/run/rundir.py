@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings
 from env.run.stages import Stage
 from env.run.weights import STUDIES, comes_along
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network disks without locks answer
 PATIENCE = 3.0  # seconds for which a run in use is waited for: a process that was killed or asked to stop may still be ending
 TRAINED = ("vae", "rnn")  # what cannot be made again to the bit
 
@@ -80,7 +83,12 @@ class Run:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 held = False
-            except BlockingIOError:
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    print(f"warning: {self.path} lies on a disk without locks: let one command at a time write there", file=sys.stderr)
+                    break
+                if not isinstance(error, BlockingIOError):
+                    raise UserError(f"cannot lock the run directory {self.path}: {error.strerror}") from None
                 if time.monotonic() > until:
                     file.seek(0)
                     owner = file.read().strip()

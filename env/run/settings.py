@@ -388,6 +388,8 @@ class Settings:
             raise UserError("rnn.window is 0, but sequences of a stream have no end of their own: give a window, such as 500")
         if self.rnn.window == 1:
             raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
+        if (self.extract.agent or self.extract.explore) and self.extract.policy != "controller":
+            raise UserError(f"extract.agent and extract.explore are those of extract.policy controller, but it is {self.extract.policy}")
         if self.controller.curiosity and self.controller.world == "dream":
             raise UserError("controller.curiosity is for the real world: in its own dream nothing surprises M; take 0, or world real")
         if self.memory == "rssm" and self.controller.features not in ("z", "zh"):
@@ -423,6 +425,11 @@ class Settings:
         if self.evaluate.dream_episodes and not step_reward:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
 
+    def check_ends(self) -> None:
+        """Raise UserError when an RSSM would learn its ends from recordings that go on after them."""
+        if self.memory == "rssm" and self.extract.past_done:
+            raise UserError("extract.past_done: what comes after an episode's end teaches M a wrong end: take --extract-past-done no")
+
     def check_together(self) -> None:
         """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
         longest = self.world.steps()
@@ -433,8 +440,7 @@ class Settings:
         if self.vae.batch > frames:
             raise UserError(f"vae.batch is {self.vae.batch}, but there are {frames} frames at most: lower it")
         if self.memory == "rssm" or self.trainer == "actor_critic":
-            if self.memory == "rssm" and self.extract.past_done:
-                raise UserError("extract.past_done: what comes after an episode's end teaches M a wrong end: take --extract-past-done no")
+            self.check_ends()
             for name, window in (("rssm", self.rssm.window), ("actor_critic", self.actor_critic.window)):
                 if window > frames:
                     raise UserError(f"{name}.window is {window}, but {frames} frames are recorded at most: lower it, or record more")

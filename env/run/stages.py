@@ -86,8 +86,11 @@ class Stage:
         """The fingerprints of what the stage would be made from now; what is missing is left out."""
         if self.name == "extract" and self._settings.extract.policy == "controller":
             other = Path(self._settings.extract.agent) if self._settings.extract.agent else None
-            path = controller_path(self._settings.task, other or self._run, other is not None, use_shipped=other is None)
-            made = fingerprints(model_paths(self._settings.task, other)) | {"controller": fingerprint(path)}
+            try:
+                path = controller_path(self._settings.task, other or self._run, other is not None, use_shipped=other is None)
+                made = fingerprints(model_paths(self._settings.task, other)) | {"controller": fingerprint(path)}
+            except UserError:  # it is gone, or not seen from here; who records with it will hear of that
+                made = {}
             return made | {name: value for name, value in self._begun_with().items() if value}
         if self.name == "evaluate":
             best = self._run / "controller" / "best.npz"
@@ -166,9 +169,12 @@ class Stage:
 
     def check_inputs(self) -> None:
         """Raise UserError when the stage was made from something else than the run has now: a C is worth nothing on another V."""
-        then = self._read().get("made_from", {})
+        record = self._read()
+        then = record.get("made_from", {})
+        # What an agent has played stays what it is, whatever became of the agent.
+        past = {"vae", "rnn", "controller"} if self.name == "extract" and record.get("finished") else set()
         for name, now in self.inputs().items():
-            if then.get(name, now) != now:
+            if name not in past and then.get(name, now) != now:
                 raise UserError(
                     f"stage {self.name} in {self.dir.parent} was made from another {name} than the run has now: "
                     f"delete {self.dir} to make it again, or choose another --run"

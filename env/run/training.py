@@ -198,6 +198,8 @@ def train(
     kept = {"model": list(model.weights), "optimizer": list(optimizer.variables), "carried": list(carried)}
     latest = checkpoints.latest()
     done = restore(latest, kept)
+    if done > steps:
+        raise UserError(f"{name}: {steps} steps are asked for, but its checkpoint is of step {done}: give at least so many")
     row = Row(latest.meta if latest else None)
     log = resumed_log(folder, latest)
     if latest is None:

@@ -41,6 +41,8 @@ class PictureWorld(gymnasium.Wrapper):
         settings: World,
     ) -> None:
         self._name = env if isinstance(env, str) else getattr(env, "__name__", str(env))
+        if crop is not None and not (len(crop) == 4 and all(isinstance(edge, int) for edge in crop)):
+            raise UserError(f"{self._name}: crop is {crop}: give four whole numbers, the first row, the last, and so the columns")
         if settings.frames != "plain":
             raise UserError(f"world.frames is {settings.frames}: {self._name} has plain ones only")
         super().__init__(self._make(env, options, settings.max_steps))
@@ -104,5 +106,9 @@ class PictureWorld(gymnasium.Wrapper):
             raise UserError(f"{self._name} gives no RGB picture: {picture.dtype} {list(picture.shape)} where uint8 [H, W, 3] is needed")
         if self._crop is not None:
             top, bottom, left, right = self._crop
+            height, width = picture.shape[:2]
+            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+                what = f"crop is rows {top} to {bottom} and columns {left} to {right}"
+                raise UserError(f"{self._name}: {what}, but its picture has {height} rows and {width} columns")
             picture = picture[top:bottom, left:right]
         return shrink(np.ascontiguousarray(picture))
