@@ -335,6 +335,9 @@ def _checked(task: Task) -> Task:
     """The task of a user's file. Raises UserError when its name or settings do not fit."""
     if task.name in TASKS or not task.name.replace("_", "").replace("-", "").isalnum():
         raise UserError(f"{task.file}: the task's name '{task.name}' must be letters, digits, - and _, and none of {', '.join(TASKS)}")
+    for key, action in task.keys:
+        if len(action) != task.actions.size:
+            raise UserError(f"{task.file}: key {key} stands for {len(action)} numbers, an action is {task.actions.size}")
     if set(task.scales) != set(SCALES):
         raise UserError(f"{task.file}: it has the scales {', '.join(task.scales)}: it needs {', '.join(SCALES)}; use three_scales")
     for scale, settings in task.scales.items():

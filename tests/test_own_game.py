@@ -80,6 +80,7 @@ def test_random_policies_try_every_action(tmp_path):
         (task_text(name="'a/b'"), "name 'a/b' must be"),
         (task_text().replace("three_scales('pole')", "three_scales('stick')"), "are those of stick"),
         (task_text().replace("three_scales('pole')", "three_scales('pole', world=World(max_steps=0))"), "world.max_steps is 0"),
+        (task_text().replace("scales=", "keys=(('left', (1.0, 0.0, 0.0)),), scales="), "key left stands for 3 numbers, an action is 2"),
     ],
 )
 def test_files_that_do_not_fit_are_one_line(tmp_path, text, message):
