@@ -176,7 +176,8 @@ class Pace:
         self._began, self._done = self._began or now, self._done + 1
         if now - self._began >= PROBE:
             seconds = self._steps / (self._done / (now - self._began) * self._ranks)
-            print(f"evaluate: about {duration(seconds)} on {self._ranks} processes", flush=True)
+            on = f"{self._ranks} process{'es' if self._ranks > 1 else ''}"
+            print(f"evaluate: about {duration(seconds)} on {on}", flush=True)
             self._said = True
 
 
