@@ -33,12 +33,13 @@ from controller.estimate import check_disk, describe, measure
 from controller.learn import check_actor
 from controller.results.studies import OWN, SHARED, link_stages, plan_studies
 from controller.rounds import figures_wanted, held_out_run, plan_rounds, write_rounds
-from env.run.command import SHOW, parser, resolve, run_command
+from env.run.command import SHOW, flag_prefix, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
 from env.run.errors import UserError
+from env.run.flags import flag_name, given
 from env.run.ranks import mpirun
 from env.run.rundir import spoken, waiting_stages
-from env.run.settings import STAGES, Settings
+from env.run.settings import SECTIONS, STAGES, Settings
 from env.run.stopping import RESUME, handled
 from env.run.weights import STUDIES
 from env.tasks import Task
@@ -150,6 +151,10 @@ def main() -> None:
         raise UserError("--table is the paper's, of its own memory and trainer: leave out --memory and --trainer, or --table")
     if parsed.es_seeds is not None and settings.trainer != "cmaes":
         raise UserError("--es-seeds are those of CMA-ES: give --trainer actor_critic another --seed, in another --run")
+    of_rounds = given(parsed, SECTIONS["rounds"], flag_prefix(None, "rounds"))
+    if of_rounds and parsed.rounds is None:
+        flag = flag_name(flag_prefix(None, "rounds") + next(iter(of_rounds)))
+        raise UserError(f"{flag} is of later rounds: say how many there are to be, such as --rounds 2, or leave it out")
     if parsed.rounds is not None:
         if asked:
             raise UserError("--rounds are of one C: leave out --table, --temperatures and --es-seeds, or --rounds")

@@ -90,9 +90,16 @@ def test_a_json_file_that_cannot_be_written_is_refused_before_playing(tmp_path):
         assert_refused(run_python(command, *words, "--json", tmp_path), "cannot be written")
 
 
-def test_flags_of_a_scoring_that_would_do_nothing_are_refused(tmp_path):
+def test_flags_that_would_do_nothing_or_harm_are_refused(tmp_path):
     command = "controller/evaluate.py"
     assert_refused(run_python(command, "doom", "--policy", "uniform", "--dream-episodes", "4"), "--dream-episodes", "leave it out")
+    result = run_python("controller/pipeline.py", "doom", "--run", tmp_path / "new", "--rounds-episodes", "3")
+    assert_refused(result, "--rounds-episodes", "such as --rounds 2")
+    result = run_python("controller/extract.py", "doom", "--run", tmp_path / "new", "--explore", "0.5")
+    assert_refused(result, "extract.explore", "extract.policy controller")
+    result = run_python("controller/extract.py", "carracing", "--run", tmp_path / "new", "--memory", "rssm", "--past-done", "yes")
+    assert_refused(result, "extract.past_done", "teaches M a wrong end")
+    assert not (tmp_path / "new").exists()
     words = ("--memory", "rssm", "--trainer", "actor_critic", "--shipped")
     assert_refused(run_python(command, "doom", *words, "--run", tmp_path), "give one of them")
 
