@@ -50,8 +50,8 @@ BUGS = [
     Bug(
         "the recorder keeps the frame after the action",
         "env/rollout.py",
-        "self.rows.append((self.frame, action",
-        "self.rows.append((frame, action",
+        "self.rows.append((self.frame, asked",
+        "self.rows.append((frame, asked",
         "tests/test_agent.py::test_recorded_episodes_pair_a_frame_with_the_action_taken_on_it",
     ),
     Bug(
@@ -209,7 +209,7 @@ BUGS = [
     Bug(
         "another V is combined with an older M",
         "env/run/stages.py",
-        "if then.get(name, now) != now:",
+        "if name not in past and then.get(name, now) != now:",
         "if False:",
         "tests/test_rundir.py",
     ),
@@ -325,8 +325,8 @@ BUGS = [
     Bug(
         "a step limit counts as a death",
         "env/rollout.py",
-        "(self.frame, action.copy(), reward, terminated)",
-        "(self.frame, action.copy(), reward, terminated or truncated)",
+        "(self.frame, asked, reward, terminated)",
+        "(self.frame, asked, reward, terminated or truncated)",
         "tests/test_agent.py::test_a_step_limit_is_recorded_as_no_end",
     ),
     Bug(
