@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from env.recordings import pooled_frames
-from env.run.command import duration, parser, resolve, run_command
+from env.run.command import duration, parser, processes, resolve, run_command
 from env.run.compute import available_cores, limit_threads, start_tensorflow
 from env.run.errors import UserError
 from env.run.settings import SCALES, STAGES, Settings
@@ -267,7 +267,7 @@ def describe(
     often = Counter(stages)
     seconds = {name: value * often[name] for name, value in stage_seconds(rates, task, settings, ranks, run).items() if name in often}
     units = {"vae": "frames", "encode": "frames", "rnn": "time steps"}
-    lines = [f"{task.shown} at scale {settings.scale} on {ranks} process{'es' if ranks > 1 else ''}, as measured on this machine just now:"]
+    lines = [f"{task.shown} at scale {settings.scale} on {processes(ranks)}, as measured on this machine just now:"]
     for name, value in seconds.items():
         lines.append(f"  {name:<11}{work[name] * often[name]:>15,.0f} {units.get(name, 'steps'):<11}{duration(value):>9}")
     startup = rates[STARTUP] * (len(stages) + 1)

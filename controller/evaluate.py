@@ -36,7 +36,7 @@ from controller.results.paper import row_for
 from controller.results.scores import mean_and_std, score_table, summarise
 from env.random_policy import ConstantPolicy, random_player
 from env.rollout import Job, Moment, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
-from env.run.command import SHOW, check_repeat, check_writable, duration, parser, progress, resolve, run_command
+from env.run.command import SHOW, check_repeat, check_writable, duration, parser, processes, progress, resolve, run_command
 from env.run.compute import available_cores, limit_threads
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, JsonlLog, read_jsonl, write_json
@@ -176,8 +176,7 @@ class Pace:
         self._began, self._done = self._began or now, self._done + 1
         if now - self._began >= PROBE:
             seconds = self._steps / (self._done / (now - self._began) * self._ranks)
-            on = f"{self._ranks} process{'es' if self._ranks > 1 else ''}"
-            print(f"evaluate: about {duration(seconds)} on {on}", flush=True)
+            print(f"evaluate: about {duration(seconds)} on {processes(self._ranks)}", flush=True)
             self._said = True
 
 

@@ -32,6 +32,7 @@ from env.run.stages import Stage
 from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_run
 from env.tasks import Task
 
+LAID_OUT = ("vae", "encode", "rnn", "controller", "evaluate")  # folders of an agent that is laid out as a run
 # Pictures of a report that are shipped: floor, name there, name here.
 PICTURES = (
     ("vae", "reconstructions", "reconstructions"),
@@ -85,9 +86,6 @@ def main() -> None:
     for best in (shipped_folder / "best.npz", *sorted((shipped_folder / ROWS).glob("*/best.npz"))):
         best = best.relative_to(REPOSITORY)
         print(f"python controller/evaluate.py {task.name} --weights {best} --json {best.with_name('scores.json')}")
-
-
-LAID_OUT = ("vae", "encode", "rnn", "controller", "evaluate")  # folders of an agent that is laid out as a run
 
 
 def check_target(run: Path, target: Path) -> None:

@@ -144,6 +144,11 @@ def check_writable(path: Path | None) -> None:
         raise UserError(f"--json {path} cannot be written: name a file in a folder that is there and yours")
 
 
+def processes(count: int) -> str:
+    """'1 process' or '2 processes'."""
+    return f"{count} process{'es' if count > 1 else ''}"
+
+
 def duration(seconds: float) -> str:
     """'50 s', '12 min', '3.5 h' or '40 days'."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (48 * 3600, 3600, "h")):
