@@ -12,7 +12,7 @@ from conftest import ROOT, run_python
 
 from controller.results.evidence import of_run, of_shipped
 from controller.results.scores import summarise
-from controller.results.tables import all_tables, score_rows
+from controller.results.tables import all_tables, loss_tables, score_rows
 from controller.results.welch import Difference, difference, verdict
 from env.run.files import JsonlLog, save_arrays, write_json
 from env.run.weights import fingerprint, fingerprints, model_paths
@@ -111,6 +111,20 @@ def test_a_runs_tables(run, task):
     for table in tables.values():
         lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
         assert len({len(line) for line in lines}) == 1, "columns are aligned"
+
+
+def test_losses_are_means_over_the_rows_near_a_step_beside_the_authors():
+    evidence = of_shipped(get_task("doom"))
+    rows = [{"step": s, "loss": 40.0, "reconstruction": float(s), "kl": 32.0} for s in (300, 390, 400, 500, 600, 610, 1300)]
+    table = loss_tables(dataclasses.replace(evidence, logs={"vae": rows, "rnn": []}))[0]
+    assert [r["step"] for r in table.data] == [500, 1000], "as far as ours goes"
+    near_one, beyond = (r["ours"]["reconstruction"] for r in table.data)
+    assert near_one == pytest.approx(500), "400, 500 and 600, a fifth of the step away at most"
+    assert beyond == 1300, "none is as near as a fifth: the next one"
+    assert table.rows[0][2] == "500 / 31.94 / +1465%", "of one batch, there is no deviation"
+    long = [{"step": 5000, "loss": 40.0, "reconstruction": 10.0, "kl": 32.0}]
+    table = loss_tables(dataclasses.replace(evidence, logs={"vae": long, "rnn": []}))[0]
+    assert table.rows[-1][2] == "10 / 12.52 ± 4.2 / -20%"
 
 
 def test_scores_of_another_v_m_or_c_are_refused(run, task):

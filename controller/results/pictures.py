@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_EVOLUTION, ORIGINAL_TRAINING, saw_the_same
+from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_EVOLUTION, ORIGINAL_TRAINING, Original, saw_the_same
 from controller.results.tables import evolution
 from env.episodes import episode_path, read_episode
 from env.rollout import Job, Moment, Purpose, WorldLanes, Worlds, episode_seed, rollout
@@ -29,7 +29,7 @@ LONGEST = 1000  # steps that a video shows at most
 AHEAD = 50  # steps that M dreams before it is shown the world again
 
 
-def plot_terms(log: Path, target: Path, title: str, original: dict[int, dict[str, float]]) -> None:
+def plot_terms(log: Path, target: Path, title: str, original: Original) -> None:
     """One panel for each named term of a training log, against the training step, and the authors' own at their steps."""
     import matplotlib.pyplot as plt
 
@@ -46,12 +46,13 @@ def terms_of(rows: list[dict[str, Any]]) -> list[str]:
     return [key for key in rows[0] if key not in ("step", "seconds_per_step", "cores")]
 
 
-def draw_term(axis: Axes, rows: list[dict[str, Any]], name: str, title: str, original: dict[int, dict[str, float]]) -> None:
-    """A training's loss against its steps, and the authors' as far as ours goes."""
+def draw_term(axis: Axes, rows: list[dict[str, Any]], name: str, title: str, original: Original) -> None:
+    """A training's loss against its steps, and the authors' as far as ours goes, with the deviation between their batches."""
     axis.plot([row["step"] for row in rows], [row[name] for row in rows], label="ours")
     known = {step: terms[name] for step, terms in original.items() if name in terms and step <= rows[-1]["step"]}
     if known:
-        axis.plot(list(known), list(known.values()), "kx", label="authors")
+        means, deviations = zip(*known.values())
+        axis.errorbar(list(known), means, [deviation or 0 for deviation in deviations], fmt="kx", elinewidth=1, label="authors")
         axis.legend(fontsize=8)
     values = [row[name] for row in rows]
     scale = "log" if min(values) > 0 and max(values) > 5 * min(values) else "linear"  # or the first steps hide the rest

@@ -10,6 +10,7 @@ import numpy as np
 from controller.results.evidence import Agent, Evidence, Rows, parameters
 from controller.results.paper import (
     MARGIN,
+    NEAR,
     ORIGINAL_CORE_HOURS,
     ORIGINAL_CURVE,
     ORIGINAL_EVOLUTION,
@@ -229,23 +230,34 @@ def evolution(settings: Settings) -> str:
 
 
 def loss_tables(evidence: Evidence) -> list[Table]:
-    """V's and M's losses beside the authors' at equal training steps, where theirs are published."""
+    """V's and M's losses beside the authors' near equal training steps, where theirs are published."""
     tables = []
     for stage in ("vae", "rnn"):
-        ours = {row["step"]: row for row in evidence.logs[stage]}
+        log = evidence.logs[stage]
+        last = log[-1]["step"] if log else 0
         theirs = ORIGINAL_TRAINING.get(evidence.task.name, {}).get(stage, {})
-        both = {step: terms for step, terms in theirs.items() if step in ours}
-        names = list(next(iter(both.values()), {}))
-        header = ["step", *(f"{name}: ours | authors | difference".replace(" | ", " / ") for name in names)]
-        rows = [[str(step), *(_compared(ours[step][name], terms[name]) for name in names)] for step, terms in both.items()]
-        data = [{"step": step, "ours": {name: ours[step][name] for name in names}, "authors": terms} for step, terms in both.items()]
-        notes = ["Ours are means since the last row of the log, the authors' of one batch."]
+        both = {step: (near(log, step, list(terms)), terms) for step, terms in theirs.items() if step <= last}
+        names = list(next(iter(theirs.values()), {})) if both else []
+        header = ["step", *(f"{name}: ours / authors / difference" for name in names)]
+        rows = [[str(step), *(_compared(ours[name], *terms[name]) for name in names)] for step, (ours, terms) in both.items()]
+        data = [{"step": step, "ours": ours, "authors": {n: terms[n][0] for n in names}} for step, (ours, terms) in both.items()]
+        notes = [
+            f"Means over the rows of the logs within {NEAR:.0%} of the step. Each of the authors' rows is of one batch, and ± the standard deviation "
+            "between these (where there are three or more); each of ours is a mean of all batches since the last row."
+        ]
         tables.append(Table(f"{PARTS[stage]}'s losses", header, rows, notes, data))
     return tables
 
 
-def _compared(ours: float, theirs: float) -> str:
-    return f"{ours:.4g} / {theirs:.4g} / {ours / theirs - 1:+.0%}"
+def near(log: list[dict[str, Any]], step: int, names: list[str]) -> dict[str, float]:
+    """Means of terms of the loss over the rows of a log near a step, of the next row after it where there is none as near."""
+    rows = [row for row in log if abs(row["step"] - step) <= NEAR * step] or [next(row for row in log if row["step"] >= step)]
+    return {name: float(np.mean([row[name] for row in rows])) for name in names}
+
+
+def _compared(ours: float, theirs: float, deviation: float | None) -> str:
+    spread = "" if deviation is None else f" ± {deviation:.2g}"
+    return f"{ours:.4g} / {theirs:.4g}{spread} / {ours / theirs - 1:+.0%}"
 
 
 def parameter_table(evidence: Evidence) -> Table:
