@@ -3,6 +3,7 @@
     python controller/evaluate.py carracing
     python controller/evaluate.py carracing --shipped --episodes 100 --json scores.json
     python controller/evaluate.py doom --run runs/doom --ranks 4
+    python controller/evaluate.py doom --temperature 1.25 --dream-episodes 256 --episodes 1
     python controller/evaluate.py doom --policy uniform
     python controller/evaluate.py doom --policy constant --action=-1 --episodes 48 --dream-episodes 48
     mpirun -np 8 python controller/evaluate.py carracing --render fast --weights my_controller.npz
@@ -26,6 +27,7 @@ if __name__ == "__main__":
 
 import argparse
 import dataclasses
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,6 +65,7 @@ def add_arguments(new: argparse.ArgumentParser) -> argparse.ArgumentParser:
     new.add_argument("--policy", choices=POLICIES, help="score a policy without skill instead of an agent, see env/random_policy.py")
     new.add_argument("--action", metavar="LIST", help="for --policy constant: the action, such as --action=-1 or --action=0,0.5,0")
     new.add_argument("--dtype", choices=DTYPES, help="compute type while the agent plays (default: the run's, float32 for shipped ones)")
+    new.add_argument("--temperature", type=float, metavar="float", help="of the dreams (default: that of C's training)")
     new.add_argument("--ranks", type=int, metavar="int", help="processes that share the episodes (default: one for each core)")
     new.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
     return new
@@ -79,6 +82,7 @@ class Scored:
         fingerprints: those of V, M and C.
         policy: whether it is one without skill.
         dream: plays in M's dreams, with `params`; None where that is not asked for.
+        temperature: of these dreams.
     """
 
     player: Player
@@ -88,6 +92,14 @@ class Scored:
     policy: bool = False
     dream: Simulator | None = None
     params: np.ndarray | None = None
+    temperature: float = 1.0
+
+
+def at_temperature(settings: Settings, temperature: float | None) -> Settings:
+    """The settings with another temperature of dreams; as they are where that is None."""
+    if temperature is None:
+        return settings
+    return dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, temperature=temperature))
 
 
 def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Settings) -> Scored:
@@ -96,7 +108,7 @@ def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Se
     if parsed.dtype:
         settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, dtype=parsed.dtype))
     if parsed.policy == "constant":
-        return constant_policy(parsed.action, task, settings)
+        return constant_policy(parsed.action, task, settings, parsed.temperature)
     if parsed.policy:
         player = random_player(parsed.policy, task, settings.vae.z_size)
         return Scored(player, settings, f"{parsed.policy} policy", policy=True)
@@ -113,12 +125,13 @@ def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Se
     inside = weights.resolve().is_relative_to(REPOSITORY)
     source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
     models = None if is_shipped(weights, task.name) else run
-    dream = dream_simulator(task, settings, models) if settings.evaluate.dream_episodes else None
+    dreamt = at_temperature(settings, parsed.temperature)  # C's own stays in the settings: the paper's row is found by it
+    dream = dream_simulator(task, dreamt, models) if settings.evaluate.dream_episodes else None
     made_of = fingerprints(model_paths(task.name, models)) | {"controller": fingerprint(weights)}
-    return Scored(agent, settings, source, made_of, dream=dream, params=agent.candidates[0])
+    return Scored(agent, settings, source, made_of, dream=dream, params=agent.candidates[0], temperature=dreamt.controller.temperature)
 
 
-def constant_policy(words: str | None, task: Task, settings: Settings) -> Scored:
+def constant_policy(words: str | None, task: Task, settings: Settings, temperature: float | None) -> Scored:
     """The same action at each step, in the world and in the dream of the shipped M."""
     try:
         action = np.array([float(word) for word in (words or "").split(",")], np.float32)
@@ -132,8 +145,9 @@ def constant_policy(words: str | None, task: Task, settings: Settings) -> Scored
 
         if settings.world.repeat != 1:
             raise UserError("--repeat: the shipped M, whose dream this is, knows of no held actions: take --dream-episodes 0")
-        scored.settings = as_shipped(settings, task)
+        scored.settings = at_temperature(as_shipped(settings, task), temperature)
         scored.dream = constant_simulator(task, scored.settings)
+        scored.temperature = scored.settings.controller.temperature
         scored.fingerprints = fingerprints(model_paths(task.name, None))
     return scored
 
@@ -255,13 +269,13 @@ def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, 
         table[result.job.index] = result.score, result.length
     table = ranks.total(table)
     summary = summarise(table[:, 0], table[:, 1].astype(int), np.array(seeds))
-    return {"temperature": scored.settings.controller.temperature, "steps": scored.settings.dream_steps} | summary
+    return {"temperature": scored.temperature, "steps": scored.settings.dream_steps} | summary
 
 
 def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
     """Whether this is the run's own scoring, kept in its folder: of its own agent, with just the settings of the run."""
     saved = saved_settings(path)
-    other = parsed.original or parsed.weights or parsed.policy or parsed.shipped or parsed.dtype
+    other = parsed.original or parsed.weights or parsed.policy or parsed.shipped or parsed.dtype or parsed.temperature is not None
     if saved is None or other or not (path / "controller" / "best.npz").exists():
         return False
     if comes_along(path, saved.task):
@@ -364,6 +378,11 @@ def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
         raise UserError("--dtype is that of V while an agent of ours plays: leave it out")
     if parsed.dream_episodes and (parsed.original or parsed.policy not in (None, "constant")):
         raise UserError("--dream-episodes are those of an agent of ours or of --policy constant: leave it out")
+    if parsed.temperature is not None:
+        if parsed.original or parsed.policy not in (None, "constant") or not settings.evaluate.dream_episodes:
+            raise UserError("--temperature is that of M's dreams, of which there are none here: give --dream-episodes, or leave it out")
+        if not (math.isfinite(parsed.temperature) and parsed.temperature > 0):
+            raise UserError(f"--temperature is {parsed.temperature:g}: it must be above 0")
     if parsed.action and parsed.policy != "constant":
         raise UserError("--action is that of --policy constant: give both")
     if parsed.ranks is not None and parsed.ranks < 1:

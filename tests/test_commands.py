@@ -93,6 +93,9 @@ def test_a_json_file_that_cannot_be_written_is_refused_before_playing(tmp_path):
 def test_flags_that_would_do_nothing_or_harm_are_refused(tmp_path):
     command = "controller/evaluate.py"
     assert_refused(run_python(command, "doom", "--policy", "uniform", "--dream-episodes", "4"), "--dream-episodes", "leave it out")
+    assert_refused(run_python(command, "carracing", "--temperature", "1"), "--temperature", "there are none here")
+    assert_refused(run_python(command, "doom", "--dream-episodes", "1", "--temperature", "nan"), "--temperature is nan", "above 0")
+    assert_refused(run_python(command, "doom", "--dream-episodes", "1", "--temperature", "0"), "--temperature is 0", "above 0")
     result = run_python("controller/pipeline.py", "doom", "--run", tmp_path / "new", "--rounds-episodes", "3")
     assert_refused(result, "--rounds-episodes", "such as --rounds 2")
     result = run_python("controller/extract.py", "doom", "--run", tmp_path / "new", "--explore", "0.5")

@@ -79,6 +79,20 @@ def test_the_shipped_doom_agent_lives(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("doom" not in SHIPPED, reason="no Doom agent is shipped yet")
+def test_the_agent_is_scored_in_dreams_of_another_temperature(tmp_path):
+    """At 0.1 it lives on and on, as any C does (controller/README.md); its settings stay those of its training."""
+    scores = {}
+    for words in (["--temperature", "0.1"], []):
+        command = ["controller/evaluate.py", "doom", "--dream-episodes", "8", "--episodes", "1", "--ranks", "1", "--render", "fast"]
+        result = run_python(*command, *words, "--json", tmp_path / "scores.json")
+        assert result.returncode == 0, result.stderr
+        scores[len(words)] = read_json(tmp_path / "scores.json", sealed=True)
+    assert (scores[0]["dream"]["temperature"], scores[2]["dream"]["temperature"]) == (1.15, 0.1)
+    assert scores[0]["dream"]["seeds"] == scores[2]["dream"]["seeds"]
+    assert scores[2]["dream"]["mean"] > 1.5 * scores[0]["dream"]["mean"]
+    assert scores[0]["returns"] == scores[2]["returns"], "the game has no temperature"
+
+
 def test_who_has_no_skill_does_not_live_in_the_dream():
     """Who stands still lives as long in the dream as in the game. At the walls, where the recordings' `hold` policy hardly ever is,
     dreams are too easy (controller/README.md): C finds that, but who dodges must live far longer there, or no C would learn to."""

@@ -178,6 +178,16 @@ def test_a_c_that_holds_its_actions_says_so(run, task):
     assert "64 x 16 episodes, actions held for 4 frames" in tables["Evolution of run"].notes[0]
 
 
+def test_dreams_of_another_temperature_are_not_put_beside_the_papers():
+    """Those of a row are of its C's training (evaluate.py --temperature scores others)."""
+    evidence = of_shipped(get_task("doom"))
+    agent = next(a for a in evidence.agents if a.name == "tau-1-seed-1")
+    other = agent.scores | {"dream": agent.scores["dream"] | {"temperature": 1.25}}
+    changed = dataclasses.replace(evidence, agents=[agent, dataclasses.replace(agent, scores=other)])
+    usual, elsewhere = (row for row in score_rows(changed).rows if row[-2] == agent.name)
+    assert usual[2] == "983.3 ± 624.2" and elsewhere == usual[:2] + [""] + usual[3:]
+
+
 def test_the_same_c_under_other_conditions_is_compared_episode_by_episode(run, task):
     usual = json.loads((run / "evaluate" / "scores.json").read_text())
     offsets = np.random.default_rng(1).normal(3, 1, 100)

@@ -79,6 +79,8 @@ def score_rows(evidence: Evidence) -> Table:
         cells = [title]
         if dreams:
             dream = (scores or {}).get("dream") if not found["reason"] else None
+            if agent and dream and dream["temperature"] != agent.settings.controller.temperature:
+                dream = None  # scored in other dreams than the paper's row is of (evaluate.py --temperature)
             cells += [f"{row.dream[0]:g} ± {row.dream[1]:g}" if row and row.dream else "", mean_and_std(dream) if dream else ""]
         cells += [f"{row.mean:g} ± {row.std:g}" if row else "", found["ours"], found["interval"], found["difference"], found["p_shown"]]
         generations = _generations(agent)
@@ -242,8 +244,8 @@ def loss_tables(evidence: Evidence) -> list[Table]:
         rows = [[str(step), *(_compared(ours[name], *terms[name]) for name in names)] for step, (ours, terms) in both.items()]
         data = [{"step": step, "ours": ours, "authors": {n: terms[n][0] for n in names}} for step, (ours, terms) in both.items()]
         notes = [
-            f"Means over the rows of the logs within {NEAR:.0%} of the step. Each of the authors' rows is of one batch, and ± the standard deviation "
-            "between these (where there are three or more); each of ours is a mean of all batches since the last row."
+            f"Means over the rows of the logs within {NEAR:.0%} of the step. Each of the authors' rows is of one batch, and ± the standard "
+            "deviation between these (where there are three or more); each of ours is a mean of all batches since the last row."
         ]
         tables.append(Table(f"{PARTS[stage]}'s losses", header, rows, notes, data))
     return tables
