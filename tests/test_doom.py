@@ -202,6 +202,51 @@ def test_an_engine_that_hangs_is_killed_and_the_episode_goes_on(monkeypatch, cap
     world.close()
 
 
+ASKING = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import env.worlds.engine as engine
+from env.worlds.doom import TakeCover
+engine.HANGS = {hangs}
+{more}
+world = TakeCover()
+world.reset(seed=1)
+os.kill(world._running.pid, signal.SIGSTOP)
+print(world._running.pid, flush=True)
+world.step([0.0])
+print("answered", flush=True)
+"""
+
+
+def asking(hangs: float, more: str = "") -> tuple[subprocess.Popen, int]:
+    """A process that waits for an engine that does not answer, and the engine."""
+    code = ASKING.format(root=str(ROOT), hangs=hangs, more=more)
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return child, int(child.stdout.readline())
+
+
+def test_an_engine_is_given_its_time_where_the_whole_process_was_stopped():
+    """As by Ctrl-Z: the clock went on, but nobody could answer."""
+    child, engine = asking(hangs=5.0)
+    time.sleep(1.6)  # the watchdog looks once a second
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(6)
+    child.send_signal(signal.SIGCONT)
+    time.sleep(0.5)
+    assert Path(f"/proc/{engine}").exists(), "it was killed"
+    os.kill(engine, signal.SIGCONT)
+    out, errors = child.communicate(timeout=60)
+    assert (out, errors) == ("answered\n", "")
+
+
+def test_a_process_whose_engine_is_gone_unnoticed_ends():
+    """An engine that is killed in the middle of a message can leave ViZDoom waiting for ever."""
+    child, _ = asking(hangs=1.0, more="kill = os.kill\nos.kill = lambda pid, number: number == signal.SIGKILL or kill(pid, number)")
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 70
+    assert errors.splitlines()[-1] == "error: ViZDoom waits for an engine that is gone: ending; the same command goes on from here"
+
+
 def test_engines_that_fail_again_and_again_are_no_score(monkeypatch):
     """Nor an endless wait: one line that names the episode."""
     world, actions = TakeCover(), random_actions(20)

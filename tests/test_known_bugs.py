@@ -456,6 +456,13 @@ BUGS = [
         "tests/test_verify.py::test_dreams_of_another_temperature_are_not_put_beside_the_papers",
     ),
     Bug(
+        "engines are killed where the whole process was stopped",
+        "env/worlds/engine.py",
+        "min(now - looked, 2 * pause)",
+        "now - looked",
+        "tests/test_doom.py::test_an_engine_is_given_its_time_where_the_whole_process_was_stopped",
+    ),
+    Bug(
         "a checkpoint that cannot be read is deleted",
         "env/run/checkpoints.py",
         'damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))',

@@ -22,6 +22,7 @@ from typing import Any
 import vizdoom
 
 from env.run.errors import UserError
+from env.run.ranks import STUCK
 
 # A killed parent would leave its engine running for ever, and an engine leaves _vizdoom where it stands. So it is started
 # through this: stand in a folder of its own, ask the kernel to be killed with the parent, and become the engine. (A shell
@@ -119,6 +120,8 @@ class Engine:
         self.pid: int | None = None
         self.others = children()
         self.asked: float | None = time.monotonic()  # since when it owes an answer
+        self.question: float | None = None  # the watchdog's: which answer it waits for, by when it was asked
+        self.waited = 0.0  # and for how long
         Watchdog.watch(self)
         try:
             game.init()
@@ -167,7 +170,8 @@ class Engine:
 
 
 class Watchdog(threading.Thread):
-    """Kills engines of this process that do not answer. One thread for all; it ends with the process."""
+    """Kills engines of this process that do not answer, and ends the process where ViZDoom waits on even then. One thread for all; it ends
+    with the process."""
 
     _one: Watchdog | None = None
 
@@ -184,18 +188,37 @@ class Watchdog(threading.Thread):
         cls._one._engines.add(engine)
 
     def run(self) -> None:
+        looked = time.monotonic()
         while True:
-            time.sleep(min(1.0, HANGS / 4))
+            pause = min(1.0, HANGS / 4)
+            time.sleep(pause)
+            now = time.monotonic()
+            # Where the whole process was stopped (Ctrl-Z, kill -STOP), engines had no time to answer.
+            passed, looked = min(now - looked, 2 * pause), now
             for engine in list(self._engines):
-                asked = engine.asked
-                pid = engine.pid or next(iter(children() - engine.others), None)
-                if asked is not None and pid is not None and time.monotonic() - asked > HANGS:
-                    print(f"warning: Doom's engine {pid} has not answered for {HANGS:.0f} s: killed", file=sys.stderr, flush=True)
-                    engine.asked = None
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except ProcessLookupError:
-                        pass
+                self._wait_for(engine, passed)
+
+    @staticmethod
+    def _wait_for(engine: Engine, passed: float) -> None:
+        """So many seconds more have passed: kill the engine, once, if it has had its time; end this process if that changed nothing."""
+        asked, before = engine.asked, engine.waited
+        if asked is None or asked != engine.question:
+            engine.question, engine.waited = asked, 0.0
+            return
+        engine.waited = before + passed
+        if before <= HANGS < engine.waited:
+            pid = engine.pid or next(iter(children() - engine.others), None)
+            if pid is None:
+                return
+            print(f"warning: Doom's engine {pid} has not answered for {HANGS:.0f} s: killed", file=sys.stderr, flush=True)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        elif engine.waited > 2 * HANGS:  # killed in the middle of a message, an engine can leave ViZDoom waiting for its end for ever
+            said = "error: ViZDoom waits for an engine that is gone: ending; the same command goes on from here"
+            print(said, file=sys.stderr, flush=True)
+            os._exit(STUCK)
 
 
 def children() -> set[int]:
