@@ -78,55 +78,76 @@ def distribution(logits: tf.Tensor, groups: int, unimix: float, temperature: flo
     return OneHot(tf.reshape(logits, tf.concat([tf.shape(logits)[:-1], [groups, classes]], axis=0)), unimix, temperature)
 
 
-def next_h(state: State, action: tf.Tensor, scales: Scales, times: Product) -> tf.Tensor:
-    """The GRU: a state [B, ...] and the action's part [B, hidden] -> the next h [B, units].
+def mixed(sums: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """A hidden layer's sums [B, hidden] -> its values."""
+    return tf.nn.silu(normed(sums, scale))
+
+
+def gated(sums: tf.Tensor, h: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """The GRU's sums [B, 3 * units] and its h [B, units] -> the next h.
 
     Normalised as Dreamer's, the update gate's sum lowered by 1, so that at first it keeps more than it takes.
     """
-    mixed = tf.nn.silu(normed(times(0, state.s) + action, scales.s))
-    sums = normed(times(1, tf.concat([mixed, state.h], axis=-1)), scales.gru) + scales.gru_bias
-    reset, candidate, update = tf.split(sums, 3, axis=-1)
+    reset, candidate, update = tf.split(normed(sums, scale) + bias, 3, axis=-1)
     update = tf.sigmoid(update - 1.0)
-    return update * tf.tanh(tf.sigmoid(reset) * candidate) + (1.0 - update) * state.h
+    return update * tf.tanh(tf.sigmoid(reset) * candidate) + (1.0 - update) * h
 
 
-def posterior_logits(h: tf.Tensor, embedded: tf.Tensor, scales: Scales, times: Product) -> tuple[tf.Tensor, tf.Tensor]:
-    """h [B, units] and the observation's part [B, hidden] -> the posterior's logits [B, groups * classes], and what they are made of."""
-    mixed = tf.nn.silu(normed(times(2, h) + embedded, scales.posterior))
-    return times(3, mixed) + scales.logits_bias, mixed
+def next_h(state: State, action: tf.Tensor, scales: Scales, times: Product) -> tf.Tensor:
+    """The GRU: a state [B, ...] and the action's part [B, hidden] -> the next h [B, units]."""
+    seen = mixed(times(0, state.s) + action, scales.s)
+    return gated(times(1, tf.concat([seen, state.h], axis=-1)), state.h, scales.gru, scales.gru_bias)
+
+
+def posterior_logits(h: tf.Tensor, embedded: tf.Tensor, scales: Scales, times: Product) -> tf.Tensor:
+    """h [B, units] and the observation's part [B, hidden] -> the posterior's logits [B, groups * classes]."""
+    return times(3, mixed(times(2, h) + embedded, scales.posterior)) + scales.logits_bias
+
+
+class Trace(NamedTuple):
+    """What the gradient needs of each step, [T, B, ...].
+
+    Attributes:
+        s, joint, h, hidden: what the kernels were multiplied with, in their order.
+        action_sums, gru_sums, posterior_sums, logits: what came of it, with all that was added before the next function.
+    """
+
+    s: tf.Tensor
+    joint: tf.Tensor
+    h: tf.Tensor
+    hidden: tf.Tensor
+    action_sums: tf.Tensor
+    gru_sums: tf.Tensor
+    posterior_sums: tf.Tensor
+    logits: tf.Tensor
 
 
 def unroll(kernels: Kernels, scales: Scales, start: State, inputs: Inputs, groups: int, unimix: float) -> Steps:
     """The recurrence along T steps, [T, B, ...].
 
-    Left to itself, the gradient of a loop adds up the kernels' gradients step by step, each time through all of their memory. Here the
-    loop is differentiated for the sums that the kernels make alone, and the kernels' gradients are one product each over all steps. (As
-    in rnn/lstm.py, but that TensorFlow differentiates the loop.)
+    Left to itself, the gradient of a loop keeps each number of it, and adds up the kernels' gradients step by step, each time through all
+    of their memory. Here only the sums are kept, and the kernels' gradients are one product each over all steps (as in rnn/lstm.py).
 
     Args:
         kernels: in the type to compute products in.
-        scales, start, inputs: float32; of `inputs` only action and embedded get a gradient, of `start` nothing does.
+        scales, start, inputs: float32; of `inputs` only action and embedded get a gradient, of `start` nothing does: a carried state is a
+            value, not something to learn.
         groups, unimix: of s.
     """
-    sizes = [len(kernels), len(scales)]
+    count = len(kernels)
 
     @tf.custom_gradient
     def run(*flat: tf.Tensor) -> tuple:
-        own = Kernels(*map(tf.stop_gradient, flat[: sizes[0]]))
-        vectors = Scales(*flat[sizes[0] : sum(sizes)])
-        action, embedded = flat[sum(sizes) :]
-        h_sums, s_sums = (tf.zeros((*action.shape[:2], kernel.shape[1])) for kernel in (own.gru, own.logits))
-        watched = [*vectors, action, embedded, h_sums, s_sums]
-        with tf.GradientTape() as tape:
-            tape.watch(watched)
-            steps, before = _loop(own, vectors, start, inputs._replace(action=action, embedded=embedded), h_sums, s_sums, groups, unimix)
+        own, vectors = Kernels(*flat[:count]), Scales(*flat[count:-2])
+        taken = inputs._replace(action=flat[-2], embedded=flat[-1])
+        s, trace = _loop(own, vectors, start, taken, groups, unimix)
 
         def gradient(*d_steps: tf.Tensor) -> tuple:
-            *d_vectors, d_action, d_embedded, d_gru, d_logits = tape.gradient(steps, watched, output_gradients=Steps(*d_steps))
-            d_kernels = [_outer(x, d, own.s.dtype) for x, d in zip(before, (d_action, d_gru, d_embedded, d_logits))]
-            return (*d_kernels, *d_vectors, d_action, d_embedded)
+            d_sums, d_vectors = _back(own, vectors, taken, trace, Steps(*d_steps), groups, unimix)
+            d_kernels = [_outer(x, d, own.s.dtype) for x, d in zip(trace[:count], d_sums)]
+            return (*d_kernels, *d_vectors, d_sums[0], d_sums[2])
 
-        return tuple(steps), gradient
+        return (trace.h, s, trace.logits), gradient
 
     return Steps(*run(*kernels, *scales, inputs.action, inputs.embedded))
 
@@ -138,41 +159,75 @@ def _outer(x: tf.Tensor, d: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def _loop(
-    kernels: Kernels, scales: Scales, start: State, inputs: Inputs, h_sums: tf.Tensor, s_sums: tf.Tensor, groups: int, unimix: float
-) -> tuple[Steps, tuple[tf.Tensor, ...]]:
-    """The loop of `unroll`.
-
-    Args:
-        h_sums, s_sums: added to the products of the kernels gru and logits, [T, B, 3 * units] and [T, B, groups * classes]: zeros, whose
-            gradients are those of these sums.
-
-    Returns:
-        The states and logits, and what each of the kernels was multiplied with: [T, B, ...].
-    """
-    count = inputs.action.shape[0]
-    rows = inputs.action.shape[1]
-    units, stochastic, hidden = start.h.shape[1], start.s.shape[1], inputs.action.shape[2]
-    reading = [tf.TensorArray(tf.float32, count, clear_after_read=False).unstack(part) for part in (*inputs, h_sums, s_sums)]
-    sizes = (units, stochastic, stochastic, stochastic, hidden + units, hidden)
+    kernels: Kernels, scales: Scales, start: State, inputs: Inputs, groups: int, unimix: float
+) -> tuple[tf.Tensor, Trace]:
+    """The loop of `unroll`: s of each step, and what the gradient needs."""
+    count, rows, hidden = inputs.action.shape
+    units, stochastic = start.h.shape[1], start.s.shape[1]
+    reading = [tf.TensorArray(tf.float32, count).unstack(part) for part in inputs]
+    sizes = (stochastic, *Trace(stochastic, hidden + units, units, hidden, hidden, 3 * units, hidden, stochastic))
     writing = [tf.TensorArray(tf.float32, count, element_shape=(rows, size)) for size in sizes]
 
     def step(t: tf.Tensor, h: tf.Tensor, s: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
-        action, embedded, keep, noise, h_sum, s_sum = (array.read(t) for array in reading)
+        action, embedded, keep, noise = (array.read(t) for array in reading)
         before = State(h * keep, s * keep)
-        taken: dict[int, tf.Tensor] = {}
+        factors: dict[int, tf.Tensor] = {}
+        sums: dict[int, tf.Tensor] = {}
 
         def times(number: int, x: tf.Tensor) -> tf.Tensor:
-            taken[number] = x
-            return product(x, kernels[number]) + {1: h_sum, 3: s_sum}.get(number, 0.0)
+            factors[number], sums[number] = x, product(x, kernels[number])
+            return sums[number]
 
         h = next_h(before, action, scales, times)
-        logits, mixed = posterior_logits(h, embedded, scales, times)
+        logits = posterior_logits(h, embedded, scales, times)
         s = distribution(logits, groups, unimix).sample(noise)
-        written = (h, s, logits, before.s, taken[1], mixed)
-        return (t + 1, h, s, *(array.write(t, value) for array, value in zip(arrays, written)))
+        trace = (*(factors[n] for n in range(4)), sums[0] + action, sums[1], sums[2] + embedded, logits)
+        return (t + 1, h, s, *(array.write(t, value) for array, value in zip(arrays, (s, *trace))))
 
-    # A carried state is a value, not something to learn.
-    first = (tf.constant(0), tf.stop_gradient(start.h), tf.stop_gradient(start.s))
-    _, _, _, *arrays = tf.while_loop(lambda t, *_: t < count, step, (*first, *writing), maximum_iterations=count)
-    h, s, logits, *taken = (array.stack() for array in arrays)
-    return Steps(h, s, logits), (taken[0], taken[1], h, taken[2])
+    first = (tf.constant(0), tf.stop_gradient(start.h), tf.stop_gradient(start.s), *writing)
+    _, _, _, *arrays = tf.while_loop(lambda t, *_: t < count, step, first, maximum_iterations=count)
+    s, *trace = (array.stack() for array in arrays)
+    return s, Trace(*trace)
+
+
+def _back(
+    kernels: Kernels, scales: Scales, inputs: Inputs, trace: Trace, d_steps: Steps, groups: int, unimix: float
+) -> tuple[list[tf.Tensor], Scales]:
+    """The loop of `unroll` backwards: the gradients of the kernels' sums [T, B, ...], and those of the scales."""
+    count, rows, hidden = inputs.action.shape
+    units, stochastic = trace.h.shape[2], trace.s.shape[2]
+    read = (inputs.keep, inputs.noise, trace.joint[:, :, hidden:], *trace[4:], *d_steps)
+    reading = [tf.TensorArray(tf.float32, count).unstack(part) for part in read]
+    writing = [tf.TensorArray(tf.float32, count, element_shape=(rows, size)) for size in (hidden, 3 * units, hidden, stochastic)]
+
+    def through(function: Callable[..., tf.Tensor], arguments: tuple[tf.Tensor, ...], d: tf.Tensor) -> list[tf.Tensor]:
+        """The gradients of a function's arguments, given that of its value."""
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            value = function(*arguments)
+        return tape.gradient(value, arguments, output_gradients=d)
+
+    def step(t: tf.Tensor, d_h: tf.Tensor, d_s: tf.Tensor, d_scales: Scales, *arrays: tf.TensorArray) -> tuple:
+        keep, noise, h, action_sums, gru_sums, posterior_sums, logits, d_own_h, d_own_s, d_own_logits = (a.read(t) for a in reading)
+        (d_logits,) = through(lambda logits: distribution(logits, groups, unimix).sample(noise), (logits,), d_s + d_own_s)
+        d_logits += d_own_logits
+        d_hidden = product(d_logits, kernels.logits, transpose=True)
+        d_posterior, d_posterior_scale = through(mixed, (posterior_sums, scales.posterior), d_hidden)
+        d_h += d_own_h + product(d_posterior, kernels.posterior, transpose=True)
+        d_gru, d_before, d_gru_scale, d_gru_bias = through(gated, (gru_sums, h, scales.gru, scales.gru_bias), d_h)
+        d_mixed, d_joint_h = tf.split(product(d_gru, kernels.gru, transpose=True), [hidden, units], axis=-1)
+        d_action, d_s_scale = through(mixed, (action_sums, scales.s), d_mixed)
+        more = Scales(d_s_scale, d_gru_scale, d_posterior_scale, d_gru_bias, tf.reduce_sum(d_logits, axis=0))
+        written = (d_action, d_gru, d_posterior, d_logits)
+        return (
+            t - 1,
+            (d_before + d_joint_h) * keep,
+            product(d_action, kernels.s, transpose=True) * keep,
+            Scales(*(total + d for total, d in zip(d_scales, more))),
+            *(array.write(t, value) for array, value in zip(arrays, written)),
+        )
+
+    nothing = (tf.zeros((rows, units)), tf.zeros((rows, stochastic)), Scales(*map(tf.zeros_like, scales)))
+    last = (tf.constant(count - 1), *nothing, *writing)
+    _, _, _, d_scales, *arrays = tf.while_loop(lambda t, *_: t >= 0, step, last, maximum_iterations=count)
+    return [array.stack() for array in arrays], d_scales

@@ -136,7 +136,7 @@ class RSSM(keras.Model):
     def observe(self, state: State, action: tf.Tensor, x: tf.Tensor, noise: tf.Tensor) -> State:
         """The next state, when the world answered the action [B, A] with x [B, z_size]: s is drawn from the posterior."""
         h = self._next_h(state, action)
-        logits = posterior_logits(h, self.encoder(x), self.scales, self._product)[0]
+        logits = posterior_logits(h, self.encoder(x), self.scales, self._product)
         return State(h, self._distribution(logits).sample(noise))
 
     def imagine(self, state: State, action: tf.Tensor, temperature: float | tf.Tensor, noise: tf.Tensor) -> Imagined:

@@ -98,13 +98,14 @@ def test_kernels_get_the_gradient_that_tensorflow_would_give_them(memory, monkey
     ours = gradients()
 
     def plain(kernels, scales, start, inputs, groups, unimix):
-        sums = [tf.zeros((*inputs.action.shape[:2], kernel.shape[1])) for kernel in (kernels.gru, kernels.logits)]
-        return rnn.recurrence._loop(kernels, scales, start, inputs, sums[0], sums[1], groups, unimix)[0]
+        s, trace = rnn.recurrence._loop(kernels, scales, start, inputs, groups, unimix)
+        return rnn.recurrence.Steps(trace.h, s, trace.logits)
 
     monkeypatch.setattr(rnn.rssm, "unroll", plain)
     for variable, a, b in zip(variables, ours, gradients()):
         assert a is not None, variable.path
-        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=variable.path)
+        # A few units in the last place of the variable's largest gradient, for the order of sums is another.
+        np.testing.assert_allclose(a, b, rtol=0, atol=max(2e-5, 1e-6 * np.abs(b).max()), err_msg=variable.path)
 
 
 def test_reward_and_end_belong_to_the_state_that_they_led_to(memory):
