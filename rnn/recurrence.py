@@ -199,6 +199,7 @@ def _back(
     read = (inputs.keep, inputs.noise, trace.joint[:, :, hidden:], *trace[4:], *d_steps)
     reading = [tf.TensorArray(tf.float32, count).unstack(part) for part in read]
     writing = [tf.TensorArray(tf.float32, count, element_shape=(rows, size)) for size in (hidden, 3 * units, hidden, stochastic)]
+    turned = Kernels(*map(tf.transpose, kernels))
 
     def through(function: Callable[..., tf.Tensor], arguments: tuple[tf.Tensor, ...], d: tf.Tensor) -> list[tf.Tensor]:
         """The gradients of a function's arguments, given that of its value."""
@@ -211,18 +212,18 @@ def _back(
         keep, noise, h, action_sums, gru_sums, posterior_sums, logits, d_own_h, d_own_s, d_own_logits = (a.read(t) for a in reading)
         (d_logits,) = through(lambda logits: distribution(logits, groups, unimix).sample(noise), (logits,), d_s + d_own_s)
         d_logits += d_own_logits
-        d_hidden = product(d_logits, kernels.logits, transpose=True)
+        d_hidden = product(d_logits, turned.logits)
         d_posterior, d_posterior_scale = through(mixed, (posterior_sums, scales.posterior), d_hidden)
-        d_h += d_own_h + product(d_posterior, kernels.posterior, transpose=True)
+        d_h += d_own_h + product(d_posterior, turned.posterior)
         d_gru, d_before, d_gru_scale, d_gru_bias = through(gated, (gru_sums, h, scales.gru, scales.gru_bias), d_h)
-        d_mixed, d_joint_h = tf.split(product(d_gru, kernels.gru, transpose=True), [hidden, units], axis=-1)
+        d_mixed, d_joint_h = tf.split(product(d_gru, turned.gru), [hidden, units], axis=-1)
         d_action, d_s_scale = through(mixed, (action_sums, scales.s), d_mixed)
         more = Scales(d_s_scale, d_gru_scale, d_posterior_scale, d_gru_bias, tf.reduce_sum(d_logits, axis=0))
         written = (d_action, d_gru, d_posterior, d_logits)
         return (
             t - 1,
             (d_before + d_joint_h) * keep,
-            product(d_action, kernels.s, transpose=True) * keep,
+            product(d_action, turned.s) * keep,
             Scales(*(total + d for total, d in zip(d_scales, more))),
             *(array.write(t, value) for array, value in zip(arrays, written)),
         )
