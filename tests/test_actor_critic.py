@@ -422,7 +422,7 @@ def test_a_world_of_control_is_solved_in_dreams_of_it():
     episodes, aimless = chase(rng, wander, 256)
     for episode in episodes:
         replay.add(episode)
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, 2500, alpha=0.1))
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, 4000, alpha=0.1))
     optimizer.build(memory.trainable_variables)
 
     @tf.function(jit_compile=True)
@@ -433,7 +433,7 @@ def test_a_world_of_control_is_solved_in_dreams_of_it():
         optimizer.apply_gradients(zip(tape.gradient(terms["loss"], memory.trainable_variables), memory.trainable_variables))
         return learner.learn(memory, batch, memory.follow(batch, noise), dreaming)
 
-    for _ in range(2500):
+    for _ in range(4000):
         one = replay.sample(rng, options.batch, options.window)
         noise = rng.standard_normal((options.batch, options.window, memory.sample_noise), np.float32)
         dreaming = rng.standard_normal((10, options.batch * 6, memory.imagine_noise + 1), np.float32)

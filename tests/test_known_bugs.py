@@ -456,6 +456,13 @@ BUGS = [
         "tests/test_verify.py::test_dreams_of_another_temperature_are_not_put_beside_the_papers",
     ),
     Bug(
+        "what an RSSM learns goes back over an episode's start",
+        "rnn/recurrence.py",
+        "(d_before + d_joint_h) * keep",
+        "(d_before + d_joint_h)",
+        f"{RSSM}kernels_get_the_gradient_that_tensorflow_would_give_them",
+    ),
+    Bug(
         "engines are killed where the whole process was stopped",
         "env/worlds/engine.py",
         "min(now - looked, 2 * pause)",
