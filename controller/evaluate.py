@@ -145,9 +145,9 @@ def constant_policy(words: str | None, task: Task, settings: Settings, temperatu
 
         if settings.world.repeat != 1:
             raise UserError("--repeat: the shipped M, whose dream this is, knows of no held actions: take --dream-episodes 0")
-        scored.settings = at_temperature(as_shipped(settings, task), temperature)
-        scored.dream = constant_simulator(task, scored.settings)
-        scored.temperature = scored.settings.controller.temperature
+        scored.settings = as_shipped(settings, task)
+        dreamt = at_temperature(scored.settings, temperature)
+        scored.dream, scored.temperature = constant_simulator(task, dreamt), dreamt.controller.temperature
         scored.fingerprints = fingerprints(model_paths(task.name, None))
     return scored
 

@@ -93,6 +93,8 @@ def test_the_agent_is_scored_in_dreams_of_another_temperature(tmp_path):
     assert scores[0]["returns"] == scores[2]["returns"], "the game has no temperature"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("doom" not in SHIPPED, reason="no Doom agent is shipped yet")
 def test_who_has_no_skill_does_not_live_in_the_dream():
     """Who stands still lives as long in the dream as in the game. At the walls, where the recordings' `hold` policy hardly ever is,
     dreams are too easy (controller/README.md): C finds that, but who dodges must live far longer there, or no C would learn to."""
