@@ -75,6 +75,19 @@ class Actor(keras.Model):
             parts += [np.asarray(self.deviation.bias), np.asarray(self.deviation.kernel).ravel()]
         return np.concatenate(parts).astype(np.float32)
 
+    def begin_with(self, params: np.ndarray) -> None:
+        """Act as a C does: the inverse of `candidate`.
+
+        Args:
+            params: its parameters, float32 [policy.size].
+        """
+        own = self.policy.own_size
+        self.params.assign(params[:own])
+        if self.policy.drawn == "normal":
+            bias, kernel = np.split(params[own:], [self.policy.outputs])
+            self.deviation.bias.assign(bias)
+            self.deviation.kernel.assign(kernel.reshape(self.deviation.kernel.shape))
+
     def action(self, y: tf.Tensor) -> tf.Tensor:
         """What the world and M are told, of C's outputs y [..., A]."""
         return self.actions.of_outputs(y)
@@ -186,8 +199,7 @@ class ActorCritic(keras.Model):
         self.worth = TwoHot(BINS)
         self.critic = Network(policy.inputs, options.hidden, BINS, "critic", layers=2, zero=True)
         self.slow = Network(policy.inputs, options.hidden, BINS, "slow", layers=2, zero=True)
-        for slow, fast in zip(self.slow.trainable_variables, self.critic.trainable_variables):
-            slow.assign(fast)
+        self.critic_follows()
         self.slow.trainable = False
         # The running mean of the actor. It is scored and kept instead, where it is asked for.
         self.average = self.actor
@@ -203,6 +215,16 @@ class ActorCritic(keras.Model):
         self.actor_optimizer.build(self.actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self.built = True
+
+    def begin_with(self, params: np.ndarray) -> None:
+        """Let the actor, and its running mean, act as a C does, see Actor.begin_with."""
+        for actor in {id(actor): actor for actor in (self.actor, self.average)}.values():
+            actor.begin_with(params)
+
+    def critic_follows(self) -> None:
+        """Let the slow critic be as the critic is."""
+        for slow, fast in zip(self.slow.variables, self.critic.trainable_variables):
+            slow.assign(fast)
 
     def optimizer_variables(self) -> list[tf.Variable]:
         """What the two optimisers remember."""

@@ -22,7 +22,7 @@ from env.run.files import load_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
 from env.run.stopping import Asked, Stopped
-from env.run.weights import fingerprints, model_paths, save_weights, vae_path
+from env.run.weights import assign_weights, fingerprints, model_paths, save_weights, start_path, vae_path
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
 from rnn.replay import Replay
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rnn.memory import Memory
     from vae.vae import ConvVAE
 
+CRITIC = "critic.npz"  # beside C: what a later training goes on from, and nobody else needs
 OFFLINE_ROUND = 100  # updates between rows of the log, where nothing is played
 
 
@@ -185,6 +186,8 @@ class Learning:
             self.kept["vae"] = list(self.vae.weights)
         self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
         latest = self.checkpoints.latest()
+        if latest is None:
+            begin_with(self.learner, settings)
         restore(latest, self.kept)
         self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)
         begun = latest.meta.get("round") if latest else None
@@ -363,6 +366,7 @@ class Learning:
                 meta = memory_meta(self.task, self.settings) | {"update": self.updates}
                 save_weights(self.folder / "memory.npz", self.memory, meta)
                 note |= {"made_with": fingerprints(model_paths(self.task.name, self.run.path))}
+            save_weights(self.folder / CRITIC, self.learner.critic, {"update": self.updates})
             save_controller(self.folder / "best.npz", self.candidate(), self.settings, note)
         save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
@@ -380,6 +384,27 @@ def frames_to_come(run: Run) -> int:
         return recorded + options.updates * a_round
     steps = options.updates * options.batch * options.window / options.train_ratio
     return recorded + 2 * int(steps) + a_round  # an episode of one step has two frames
+
+
+def begin_with(learner: ActorCritic, settings: Settings) -> None:
+    """Let actor and critic begin as those of another run, if the settings name one. A C beside which no critic lies, such as one that CMA-ES
+    found, gets a new one, to which it says nothing at first: it may well become worse before it becomes better.
+
+    Raises:
+        UserError: the C is missing, or of another size than this run's; or the critic is damaged, or another's.
+    """
+    from controller.train import first_mean
+
+    params = first_mean(settings, learner.actor.policy.size)
+    if params is None:
+        return
+    learner.begin_with(params)
+    path = start_path(settings.task, settings.controller.start)
+    critic = path.with_name(CRITIC)
+    if critic.exists():
+        assign_weights(critic, load_arrays(critic)[0], learner.critic)
+        learner.critic_follows()
+    print(f"controller: the actor begins with {path}, the critic {f'with {critic}' if critic.exists() else 'anew'}", flush=True)
 
 
 def model_start(run: Run) -> Path:

@@ -43,8 +43,10 @@ def plan_rounds(run: Path, settings: Settings, count: int) -> list[tuple[Path, S
     """
     if count < 2:
         raise UserError(f"--rounds is {count}: round 1 is the run without the flag, give at least 2")
-    if settings.trainer != "cmaes":
-        raise UserError("--rounds are those of CMA-ES: an actor-critic in turns with the world plays and learns in rounds by itself")
+    if settings.trainer == "actor_critic" and settings.controller.world == "real":
+        raise UserError(
+            "an actor-critic in turns with the world plays and learns in rounds by itself: leave out --rounds, or take --controller-world dream"
+        )
     if settings.sees_pixels:
         raise UserError("--rounds keep V and M apart, but rssm.observations is pixels: take latents")
     plan = [(run, settings)]
@@ -77,9 +79,11 @@ def next_round(number: int, before: Path, its: Settings, first: Settings) -> Set
         slowest = {"min_learning_rate": min(first.rnn.min_learning_rate, rounds.memory_rate)} if its.memory_section == "rnn" else {}
         memory = replace(memory, start=path, steps=rounds.memory_steps, learning_rate=rounds.memory_rate, **slowest)
     c = replace(first.controller, start="", es_seed=first.controller.es_seed + number)  # other candidates, in other episodes
+    actor_critic = first.actor_critic
     if rounds.controller == "on":
         c = replace(c, start=path, generations=rounds.generations, sigma=rounds.sigma)
-    return replace(first, extract=played, vae=vae, controller=c, **{first.memory_section: memory})
+        actor_critic = replace(actor_critic, updates=rounds.updates)
+    return replace(first, extract=played, vae=vae, controller=c, actor_critic=actor_critic, **{first.memory_section: memory})
 
 
 def held_out_run(plan: list[tuple[Path, Settings]]) -> tuple[Path, Settings]:

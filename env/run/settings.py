@@ -21,7 +21,7 @@ SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
-EVOLUTIONS = ("population", "episodes", "sharing", "start", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
+EVOLUTIONS = ("population", "episodes", "sharing", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -168,7 +168,7 @@ class Controller:
     population: int = setting(64, "candidates in a generation", low=2)
     episodes: int = setting(16, "episodes that each candidate plays; its fitness is their mean", low=1)
     sharing: int = setting(2, "candidates of a generation that play the same episodes; 0 means all of them", low=0)
-    start: str = setting("", "whose C CMA-ES begins with: shipped, or the directory of another run; empty for zeros, as in the paper")
+    start: str = setting("", "whose C the search begins with: shipped, or the directory of another run; empty for zeros, as in the paper")
     sigma: float = setting(0.1, "initial step size sigma0 of CMA-ES", low=1e-12)
     l2: float = setting(0.01, "weight decay: the fitness loses l2 * mean(w^2)", low=0)
     curiosity: float = setting(
@@ -263,9 +263,10 @@ class Rounds:
     memory: str = setting("on", "M: trained on, or trained afresh, on the episodes of all rounds", choices=("on", "afresh"))
     memory_steps: int = setting(1600, "steps of M, if it trains on", low=1)
     memory_rate: float = setting(3e-4, "M's learning rate at the start of a round, if it trains on", low=0)
-    controller: str = setting("on", "C: evolved on, or afresh", choices=("on", "afresh"))
+    controller: str = setting("on", "C: goes on from the C of the round before, or afresh", choices=("on", "afresh"))
     generations: int = setting(60, "generations of C, if it is evolved on", low=1)
     sigma: float = setting(0.05, "step size of CMA-ES at the start of a round, if C is evolved on", low=1e-12)
+    updates: int = setting(5000, "training steps of an actor-critic in a round, if C learns on", low=1, absent=5000)
     held_out: int = setting(40, "episodes of the last C, from which no M learns, on which all rounds' M are scored", low=2)
 
 
@@ -361,6 +362,8 @@ class Settings:
         try:
             flat = {k: v for k, v in data.items() if k not in SECTIONS}
             others = unused(data["memory"], data["trainer"])
+            # Of an actor-critic's runs, earlier ones say nothing of rounds, which decide no stage.
+            others |= {"rounds"} - set(data) if data["trainer"] == "actor_critic" else set()
             sections = {name: cls() if name in others else _whole(cls, data[name], name) for name, cls in SECTIONS.items()}
             settings = _whole(Settings, flat | sections, "")
         except (TypeError, KeyError, AttributeError) as error:
@@ -464,7 +467,7 @@ class Settings:
 def unused(memory: str, trainer: str) -> set[str]:
     """The sections that mean nothing to a run with this memory and this trainer."""
     others = {"rnn" if memory == "rssm" else "rssm"}
-    return others | ({"rounds"} if trainer == "actor_critic" else {"actor_critic"})
+    return others | (set() if trainer == "actor_critic" else {"actor_critic"})
 
 
 def unused_flags(memory: str, trainer: str, section: str) -> set[str]:
