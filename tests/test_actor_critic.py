@@ -159,6 +159,11 @@ def test_the_c_that_is_kept_draws_as_the_actor_does(drawn, actions):
     assert len(np.unique(y.numpy(), axis=0)) >= min(3, actions.size * 3)
     np.testing.assert_allclose(y, actor.policy.act(tf.constant(kept), features, noise), atol=1e-6)
     np.testing.assert_allclose(y, actor.policy.act(tf.repeat(kept[None], 50, axis=0), features, noise), atol=1e-6)
+    # And back: an actor that begins with it acts as it does.
+    other = Actor(Policy(4, actions.size, 6, drawn=drawn), actions)
+    other.begin_with(kept)
+    np.testing.assert_array_equal(other.candidate(), kept)
+    np.testing.assert_array_equal(other.sample(features, noise), y)
 
 
 def test_the_actors_mean_is_the_c_that_is_kept():
@@ -280,6 +285,19 @@ def test_what_is_scored_is_the_actors_running_mean():
     assert any(variable is learner.average.params for variable in learner.weights)  # so that a checkpoint has it
     learner = ActorCritic(Policy(1, 1, 6), ONE, SMALL, "z", 1.0)
     assert learner.average is learner.actor and len(learner.weights) == len({id(variable) for variable in learner.weights})
+
+
+@pytest.mark.parametrize("average_rate", [1.0, 0.25])
+def test_a_learner_begins_with_a_c_and_its_running_mean_does(average_rate):
+    learner = ActorCritic(Policy(1, 1, 6, drawn="normal"), ONE, dataclasses.replace(SMALL, average_rate=average_rate), "z", 1.0)
+    params = random(learner.actor.policy.size)
+    learner.begin_with(params)
+    learner.critic.trainable_variables[0].assign_add(random(*learner.critic.trainable_variables[0].shape))
+    learner.critic_follows()
+    for actor in (learner.actor, learner.average):
+        np.testing.assert_array_equal(actor.candidate(), params)
+    for slow, fast in zip(learner.slow.variables, learner.critic.trainable_variables):
+        np.testing.assert_array_equal(slow, fast)
 
 
 def test_the_critic_hears_of_what_was_earned():

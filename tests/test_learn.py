@@ -21,7 +21,7 @@ from env.episodes import LATENTS, episode_path, read_episode
 from env.run.checkpoints import Checkpoints
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
-from env.run.files import JsonlLog, load_arrays, read_jsonl
+from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays
 from env.run.rundir import Run, load_settings
 from env.run.stopping import Stopped
 from env.run.weights import fingerprint
@@ -166,6 +166,30 @@ def test_a_scoring_at_an_early_end_does_not_count_for_a_longer_run(online, tmp_p
         learning.pulse()
     assert learning.checkpoints.latest().number == 2
     run.release()
+    # Another run, such as a later round, goes on with its C and its critic.
+    later = Run(tmp_path / "later", dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, start=str(run.path))))
+    for stage in ("extract", "vae", "encode", "rnn"):
+        shutil.copytree(online / stage, later.path / stage)
+    later.stage("controller").start()
+    best = run.path / "controller"
+    begun = Learning(later, task, AskedAfter(np.inf)).learner
+    for candidate in (begun.actor.candidate(), begun.average.candidate()):
+        np.testing.assert_array_equal(candidate, load_arrays(best / "best.npz")[0]["params"])
+    critic = load_arrays(best / "critic.npz")[0]
+    for ours, slow in zip(begun.critic.trainable_variables, begun.slow.variables):
+        np.testing.assert_array_equal(ours, critic[ours.path])
+        np.testing.assert_array_equal(slow, ours)
+    # A critic that is not there is begun anew; one of another size is refused.
+    shutil.rmtree(later.path / "controller")
+    (best / "critic.npz").unlink()
+    later.stage("controller").start()
+    assert not np.asarray(Learning(later, task, AskedAfter(np.inf)).learner.critic.trainable_variables[-1]).any()
+    shutil.rmtree(later.path / "controller")
+    save_arrays(best / "critic.npz", critic | {ours.path: np.zeros((1, 2), np.float32)}, {})
+    later.stage("controller").start()
+    with pytest.raises(UserError, match="critic.npz: .* has shape"):
+        Learning(later, task, AskedAfter(np.inf))
+    later.release()
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from env.recordings import pooled, pooled_rows, recordings
 from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_json
 from env.run.rundir import Run
+from env.run.settings import Settings
 from env.run.taken import begin_with
 from env.run.weights import fingerprint, fingerprints, model_paths, save_weights
 from env.tasks import get_task, system
@@ -33,6 +34,10 @@ SMOKE = DOOM.scales["smoke"]
 
 def with_extract(settings, **values):
     return dataclasses.replace(settings, extract=dataclasses.replace(settings.extract, **values))
+
+
+def in_the_world(settings):
+    return dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, world="real"))
 
 
 def recorded(path, settings, length=5):
@@ -83,10 +88,33 @@ def test_rounds_of_another_memory_train_that_memory():
     assert its.rssm.start == "run" and its.rssm.steps == settings.rounds.memory_steps and its.rnn == settings.rnn
 
 
+def test_rounds_of_an_actor_critic_go_on_with_its_c():
+    settings = system(SMOKE, "rssm", "actor_critic")
+    settings = dataclasses.replace(settings, rounds=dataclasses.replace(settings.rounds, updates=7))
+    plan = plan_rounds(Path("run"), settings, 3)
+    assert [its.actor_critic.updates for _, its in plan] == [settings.actor_critic.updates, 7, 7]
+    assert [its.controller.start for _, its in plan] == ["", "run", "run/rounds/2"]
+    afresh = dataclasses.replace(settings, rounds=dataclasses.replace(settings.rounds, controller="afresh"))
+    its = plan_rounds(Path("run"), afresh, 2)[1][1]
+    assert its.actor_critic == settings.actor_critic and not its.controller.start
+
+
+def test_an_actor_critics_settings_of_before_rounds_are_read():
+    settings = system(SMOKE, "rssm", "actor_critic")
+    said = settings.to_dict()
+    assert Settings.from_dict(said) == settings
+    del said["rounds"]
+    assert Settings.from_dict(said) == dataclasses.replace(settings, rounds=type(settings.rounds)())
+    said = SMOKE.to_dict()
+    del said["rounds"]
+    with pytest.raises(UserError, match="rounds"):
+        Settings.from_dict(said)
+
+
 def test_rounds_that_cannot_be_are_refused():
     for count, settings, words in (
         (1, SMOKE, "give at least 2"),
-        (2, system(SMOKE, "mdnrnn", "actor_critic"), "plays and learns in rounds by itself"),
+        (2, in_the_world(system(SMOKE, "rssm", "actor_critic")), "plays and learns in rounds by itself"),
         (
             2,
             dataclasses.replace(system(SMOKE, "rssm", "cmaes"), rssm=dataclasses.replace(SMOKE.rssm, observations="pixels")),
