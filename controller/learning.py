@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from env.episodes import FRAMES, LATENTS, Episode, episode_path, read_episode, write_episode
+from controller.collect import Play
+from env.episodes import FRAMES, LATENTS, read_episode
 from env.recordings import pooled_rows
-from env.rollout import Job, Pulse, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.checkpoints import Checkpoints
 from env.run.compute import available_cores
 from env.run.errors import UserError
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from controller.actor_critic import ActorCritic
     from env.run.training import Row
     from rnn.memory import Memory
-    from vae.vae import ConvVAE
 
 CRITIC = "critic.npz"  # beside C: what a later training goes on from, and nobody else needs
 OFFLINE_ROUND = 100  # updates between rows of the log, where nothing is played
@@ -72,54 +71,6 @@ def make_step(
         return terms | learner.learn(memory, batch, states, dreaming)
 
     return step
-
-
-class Play:
-    """The actor in the real world, between trainings.
-
-    Args:
-        run, task: whose episodes are played.
-        memory, learner, vae: M, the actor and V, with the weights that they have at the moment.
-    """
-
-    def __init__(self, run: Run, task: Task, memory: Memory, learner: ActorCritic, vae: ConvVAE) -> None:
-        self._settings, self._folder, self._task = run.settings, run.path / "controller" / "played", task
-        self._memory, self._learner, self._vae = memory, learner, vae
-        self._worlds = Worlds.of(task, run.settings.world)
-        self._lanes: WorldLanes | None = None
-        # Episodes as they are kept, and what of them is learned from.
-        self._keep: Callable[[Episode], Episode] = lambda episode: episode
-        if not run.settings.sees_pixels:
-            encode = make_encoder(vae_path(run.path), run.settings.vae.z_size)
-            self._keep = lambda episode: latents_of(encode, episode)
-
-    def _open(self) -> WorldLanes:
-        """Where it is played, with V as it is now; kept as long as V stays as it is."""
-        from controller.agent import Agent
-
-        if self._lanes is None or self._settings.sees_pixels:
-            policy, names = self._learner.actor.policy, self._settings.controller.features
-            slots, longest = self._settings.actor_critic.round_episodes, self._settings.world.steps()
-            player = Agent(self._task.actions, self._vae, self._memory, policy, names, slots, longest, self._learner.actor)
-            self._lanes = WorldLanes(self._worlds, player, record=True)
-        return self._lanes
-
-    def path(self, number: int) -> Path:
-        """The file of the episode that is played as the `number`th."""
-        return episode_path(self._folder, number)
-
-    def round(self, number: int, pulse: Pulse) -> tuple[list[float], int]:
-        """Play round `number` and keep its episodes; returns their scores and how many steps they had."""
-        count = self._settings.actor_critic.round_episodes
-        numbers = range(number * count, (number + 1) * count)
-        jobs = [Job(i, 0, episode_seed(self._settings.seed, Purpose.TRAINING, 0, 0, i)) for i in numbers]
-        scores, steps = [], 0
-        for result in rollout(self._open(), jobs, pulse):
-            assert result.episode is not None
-            write_episode(self.path(result.job.index), self._keep(result.episode), compress=self._settings.sees_pixels)
-            scores.append(result.score)
-            steps += result.length
-        return scores, steps
 
 
 class Round(NamedTuple):
@@ -387,8 +338,8 @@ def frames_to_come(run: Run) -> int:
 
 
 def begin_with(learner: ActorCritic, settings: Settings) -> None:
-    """Let actor and critic begin as those of another run, if the settings name one. A C beside which no critic lies, such as one that CMA-ES
-    found, gets a new one, to which it says nothing at first: it may well become worse before it becomes better.
+    """Let actor and critic begin as those of another run, if the settings name one. A C beside which no critic lies gets a new one, which
+    knows nothing at first: C may well become worse before it becomes better.
 
     Raises:
         UserError: the C is missing, or of another size than this run's; or the critic is damaged, or another's.

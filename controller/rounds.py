@@ -45,7 +45,8 @@ def plan_rounds(run: Path, settings: Settings, count: int) -> list[tuple[Path, S
         raise UserError(f"--rounds is {count}: round 1 is the run without the flag, give at least 2")
     if settings.trainer == "actor_critic" and settings.controller.world == "real":
         raise UserError(
-            "an actor-critic in turns with the world plays and learns in rounds by itself: leave out --rounds, or take --controller-world dream"
+            "an actor-critic in turns with the world plays and learns in rounds by itself: leave out --rounds, or take "
+            "--controller-world dream"
         )
     if settings.sees_pixels:
         raise UserError("--rounds keep V and M apart, but rssm.observations is pixels: take latents")

@@ -442,6 +442,27 @@ BUGS = [
         f"{ROUNDS}pooled_episodes_follow_a_runs_own",
     ),
     Bug(
+        "a later round's actor learns anew",
+        "controller/rounds.py",
+        "        c = replace(c, start=path, generations",
+        "        c = replace(c, generations",
+        f"{ROUNDS}rounds_of_an_actor_critic_go_on_with_its_c",
+    ),
+    Bug(
+        "an actor begins with another's means, not with its deviations",
+        "controller/actor_critic.py",
+        "            self.deviation.kernel.assign(kernel.reshape(self.deviation.kernel.shape))\n",
+        "",
+        f"{ACTOR}the_c_that_is_kept_draws_as_the_actor_does",
+    ),
+    Bug(
+        "the C that is scored begins at random, though the actor begins with another's",
+        "controller/actor_critic.py",
+        "for actor in (self.actor, self.average)}",
+        "for actor in (self.actor,)}",
+        f"{ACTOR}a_learner_begins_with_a_c_and_its_running_mean_does",
+    ),
+    Bug(
         "an RSSM's dreams end only where death is likelier than not",
         "rnn/rssm.py",
         "quantile(noise[..., -1]) > goes_on",
