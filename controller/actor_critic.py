@@ -221,6 +221,28 @@ class ActorCritic(keras.Model):
         for actor in {id(actor): actor for actor in (self.actor, self.average)}.values():
             actor.begin_with(params)
 
+    def beside_c(self) -> dict[str, tf.Variable]:
+        """What a later training goes on from, beside C: the critic, the range of returns, and how far actions are drawn from their
+        means, which a C does not say that takes the likeliest ones."""
+        kept = {f"critic/{number}": variable for number, variable in enumerate(self.critic.trainable_variables)}
+        deviation = {f"deviation/{number}": variable for number, variable in enumerate(self.average.deviation.variables)}
+        return kept | deviation | {"low": self.low, "high": self.high}
+
+    def go_on_from(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what `beside_c` of another training was.
+
+        Raises:
+            ValueError: it was of another shape.
+        """
+        for name, variable in self.beside_c().items():
+            if name not in arrays or arrays[name].shape != tuple(variable.shape):
+                found = arrays[name].shape if name in arrays else "none"
+                raise ValueError(f"'{name}' has shape {found}, expected {tuple(variable.shape)}")
+            variable.assign(arrays[name])
+        for average, now in zip(self.average.deviation.variables, self.actor.deviation.variables):
+            now.assign(average)
+        self.critic_follows()
+
     def critic_follows(self) -> None:
         """Let the slow critic be as the critic is."""
         for slow, fast in zip(self.slow.variables, self.critic.trainable_variables):

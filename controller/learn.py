@@ -8,8 +8,8 @@
 beginning with the first recorded episodes (Dreamer's procedure); C is scored in the game. M goes on from the rnn stage's.
 
 Writes RUN/controller: best.npz (C at its best scoring; with it memory.npz, where M learns, too, and critic.npz, with which another
-run's --controller-start goes on), mean.npz (at the last scoring, whose M is not kept where it learns), log.jsonl, checkpoints/, and
-played/*.npz, the latents of what was played. The same command resumes.
+run goes on that names this one by --start), mean.npz (at the last scoring, whose M is not kept where it learns), log.jsonl,
+checkpoints/, and played/*.npz, the latents of what was played. The same command resumes.
 One process, which takes all cores, or the GPU.
 """
 

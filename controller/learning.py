@@ -18,11 +18,11 @@ from env.recordings import pooled_rows
 from env.run.checkpoints import Checkpoints
 from env.run.compute import available_cores
 from env.run.errors import UserError
-from env.run.files import load_arrays
+from env.run.files import load_arrays, save_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
 from env.run.stopping import Asked, Stopped
-from env.run.weights import assign_weights, fingerprints, model_paths, save_weights, start_path, vae_path
+from env.run.weights import CRITIC, fingerprints, model_paths, save_weights, start_path, vae_path
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
 from rnn.replay import Replay
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from env.run.training import Row
     from rnn.memory import Memory
 
-CRITIC = "critic.npz"  # beside C: what a later training goes on from, and nobody else needs
 OFFLINE_ROUND = 100  # updates between rows of the log, where nothing is played
 
 
@@ -210,7 +209,7 @@ class Learning:
 
     def cut(self, update: int) -> Batch:
         """An update's batch, decided by the run's seed and its number."""
-        options, rng = self.settings.actor_critic, np.random.default_rng([self.settings.seed, 3, update])
+        options, rng = self.settings.actor_critic, np.random.default_rng([self.settings.evolution_seed, 3, update])
         return self.replay.sample(rng, options.batch, options.window, options.near_ends)
 
     def batches(self, count: int) -> Iterator[tuple]:
@@ -218,7 +217,7 @@ class Learning:
         from env.run.training import stream, with_seeds
 
         assert self.begun
-        options, done, seed = self.settings.actor_critic, self.updates + self.begun.row.count, self.settings.seed
+        options, done, seed = self.settings.actor_critic, self.updates + self.begun.row.count, self.settings.evolution_seed
 
         def cut() -> Iterator[Any]:
             yield from map(self.cut, range(done, done + count))
@@ -317,7 +316,8 @@ class Learning:
                 meta = memory_meta(self.task, self.settings) | {"update": self.updates}
                 save_weights(self.folder / "memory.npz", self.memory, meta)
                 note |= {"made_with": fingerprints(model_paths(self.task.name, self.run.path))}
-            save_weights(self.folder / CRITIC, self.learner.critic, {"update": self.updates})
+            beside = {name: np.asarray(variable) for name, variable in self.learner.beside_c().items()}
+            save_arrays(self.folder / CRITIC, beside, {"update": self.updates})
             save_controller(self.folder / "best.npz", self.candidate(), self.settings, note)
         save_controller(self.folder / "mean.npz", self.candidate(), self.settings, note)
         return {"eval": note["score"], "eval_std": note["std"], "eval_best": self.best}
@@ -338,11 +338,11 @@ def frames_to_come(run: Run) -> int:
 
 
 def begin_with(learner: ActorCritic, settings: Settings) -> None:
-    """Let actor and critic begin as those of another run, if the settings name one. A C beside which no critic lies gets a new one, which
-    knows nothing at first: C may well become worse before it becomes better.
+    """Let actor and critic begin as those of another run, if the settings name one. A C beside which no critic of its own lies gets a new
+    one, which knows nothing at first: C may well become worse before it becomes better.
 
     Raises:
-        UserError: the C is missing, or of another size than this run's; or the critic is damaged, or another's.
+        UserError: the C is missing, or of another shape than this run's; or the critic is.
     """
     from controller.train import first_mean
 
@@ -351,11 +351,18 @@ def begin_with(learner: ActorCritic, settings: Settings) -> None:
         return
     learner.begin_with(params)
     path = start_path(settings.task, settings.controller.start)
-    critic = path.with_name(CRITIC)
+    critic, how = path.with_name(CRITIC), "anew"
     if critic.exists():
-        assign_weights(critic, load_arrays(critic)[0], learner.critic)
-        learner.critic_follows()
-    print(f"controller: the actor begins with {path}, the critic {f'with {critic}' if critic.exists() else 'anew'}", flush=True)
+        arrays, meta = load_arrays(critic)
+        if meta.get("update") == load_arrays(path)[1].get("update"):
+            try:
+                learner.go_on_from(arrays)
+            except ValueError as error:
+                raise UserError(f"controller.start: the critic in {critic}: {error}: take a run with this one's settings") from None
+            how = f"with {critic}"
+        else:
+            print(f"warning: {critic} is of another update than the C beside it: it is left", file=sys.stderr, flush=True)
+    print(f"controller: the actor begins with {path}, the critic {how}", flush=True)
 
 
 def model_start(run: Run) -> Path:

@@ -32,7 +32,7 @@ import time
 from controller.estimate import check_disk, describe, measure
 from controller.learn import check_actor
 from controller.results.studies import OWN, SHARED, link_stages, plan_studies
-from controller.rounds import figures_wanted, held_out_run, plan_rounds, write_rounds
+from controller.rounds import check_rounds, figures_wanted, held_out_run, plan_rounds, write_rounds
 from env.run.command import SHOW, flag_prefix, parser, resolve, run_command
 from env.run.compute import available_cores, has_gpu
 from env.run.errors import UserError
@@ -146,6 +146,10 @@ def main() -> None:
     check_device(settings)
     if settings.trainer == "actor_critic":
         check_actor(task, settings)
+    if settings.controller.start:
+        from controller.train import check_start
+
+        check_start(settings)
     asked = parsed.table or parsed.temperatures is not None or parsed.es_seeds is not None
     if parsed.table and not settings.is_papers:
         raise UserError("--table is the paper's, of its own memory and trainer: leave out --memory and --trainer, or --table")
@@ -153,6 +157,7 @@ def main() -> None:
         raise UserError("--es-seeds are those of CMA-ES: give --trainer actor_critic another --seed, in another --run")
     of_rounds = given(parsed, SECTIONS["rounds"], flag_prefix(None, "rounds"))
     if of_rounds and parsed.rounds is None:
+        check_rounds(settings)
         flag = flag_name(flag_prefix(None, "rounds") + next(iter(of_rounds)))
         raise UserError(f"{flag} is of later rounds: say how many there are to be, such as --rounds 2, or leave it out")
     if parsed.rounds is not None:

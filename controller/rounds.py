@@ -43,18 +43,23 @@ def plan_rounds(run: Path, settings: Settings, count: int) -> list[tuple[Path, S
     """
     if count < 2:
         raise UserError(f"--rounds is {count}: round 1 is the run without the flag, give at least 2")
-    if settings.trainer == "actor_critic" and settings.controller.world == "real":
-        raise UserError(
-            "an actor-critic in turns with the world plays and learns in rounds by itself: leave out --rounds, or take "
-            "--controller-world dream"
-        )
-    if settings.sees_pixels:
-        raise UserError("--rounds keep V and M apart, but rssm.observations is pixels: take latents")
+    check_rounds(settings)
     plan = [(run, settings)]
     for number in range(2, count + 1):
         plan.append((run / ROUNDS / str(number), next_round(number, *plan[-1], settings)))
         plan[-1][1].check()
     return plan
+
+
+def check_rounds(settings: Settings) -> None:
+    """Raise UserError when there is no later round for these settings."""
+    if settings.sees_pixels:
+        raise UserError("--rounds keep V and M apart, but rssm.observations is pixels: take latents")
+    if settings.trainer == "actor_critic" and settings.controller.world == "real":
+        raise UserError(
+            "an actor-critic in turns with the world plays and learns in rounds by itself: leave out --rounds, or take "
+            "--controller-world dream"
+        )
 
 
 def next_round(number: int, before: Path, its: Settings, first: Settings) -> Settings:
@@ -79,11 +84,14 @@ def next_round(number: int, before: Path, its: Settings, first: Settings) -> Set
     if rounds.memory == "on":
         slowest = {"min_learning_rate": min(first.rnn.min_learning_rate, rounds.memory_rate)} if its.memory_section == "rnn" else {}
         memory = replace(memory, start=path, steps=rounds.memory_steps, learning_rate=rounds.memory_rate, **slowest)
-    c = replace(first.controller, start="", es_seed=first.controller.es_seed + number)  # other candidates, in other episodes
-    actor_critic = first.actor_critic
+    # Other candidates, in other episodes; other batches and other dreams.
+    c, actor_critic = replace(first.controller, start="", es_seed=first.controller.es_seed + number), first.actor_critic
     if rounds.controller == "on":
-        c = replace(c, start=path, generations=rounds.generations, sigma=rounds.sigma)
-        actor_critic = replace(actor_critic, updates=rounds.updates)
+        c = replace(c, start=path)
+        if first.trainer == "actor_critic":
+            actor_critic = replace(actor_critic, updates=rounds.updates)
+        else:
+            c = replace(c, generations=rounds.generations, sigma=rounds.sigma)
     return replace(first, extract=played, vae=vae, controller=c, actor_critic=actor_critic, **{first.memory_section: memory})
 
 

@@ -36,7 +36,7 @@ from env.run.files import JsonlLog, load_arrays, read_jsonl
 from env.run.ranks import Ranks, run_ranks
 from env.run.rundir import Run
 from env.run.settings import Settings
-from env.run.weights import fingerprints, model_paths, start_path
+from env.run.weights import fingerprints, model_paths, start_path, unfit
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -197,11 +197,24 @@ def first_mean(settings: Settings, size: int) -> np.ndarray | None:
     """
     if not settings.controller.start:
         return None
+    check_start(settings)
     path = start_path(settings.task, settings.controller.start)
     params = load_arrays(path)[0]["params"]
     if params.shape != (size,):
         raise UserError(f"controller.start: the C in {path} has {params.size} parameters, this run's has {size}: take one that fits")
     return params
+
+
+def check_start(settings: Settings) -> None:
+    """Raise UserError when the C that the training is to begin with is there, and says that it is of another game, or sees something else,
+    or has other layers than this run's."""
+    path = start_path(settings.task, settings.controller.start)
+    if not settings.controller.start or not path.exists():
+        return
+    c, meta = settings.controller, load_arrays(path)[1]
+    wanted = {"task": settings.task, "repeat": settings.world.repeat, "features": c.features, "hidden": c.hidden, "bias": c.bias}
+    if found := unfit(meta, wanted):
+        raise UserError("controller.start: the C in {} has {} {}, this run's has {}: take one that fits".format(path, *found))
 
 
 def ranked_last(fitness: np.ndarray) -> tuple[np.ndarray, int]:

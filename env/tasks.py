@@ -155,7 +155,7 @@ def smoke(paper: Settings, max_steps: int, episodes: int = 1) -> Settings:
             round_episodes=2,
             train_ratio=2.0,
         ),
-        rounds=replace(paper.rounds, episodes=4, vae_steps=5, memory_steps=10, generations=2, held_out=4),
+        rounds=replace(paper.rounds, episodes=4, vae_steps=5, memory_steps=10, generations=2, updates=10, held_out=4),
         evaluate=replace(paper.evaluate, episodes=4, dream_episodes=min(4, paper.evaluate.dream_episodes)),
     )
 
@@ -168,6 +168,8 @@ def system(settings: Settings, memory: str, trainer: str) -> Settings:
     """
     new_memory, new_trainer = memory != settings.memory, trainer != settings.trainer
     settings = replace(settings, memory=memory, trainer=trainer)
+    if new_trainer:
+        settings = replace(settings, controller=replace(settings.controller, start=""))  # of another shape
     if memory == "rssm":
         settings = replace(settings, extract=replace(settings.extract, past_done=False))
     if new_memory and memory == "rssm":

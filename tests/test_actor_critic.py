@@ -292,12 +292,28 @@ def test_a_learner_begins_with_a_c_and_its_running_mean_does(average_rate):
     learner = ActorCritic(Policy(1, 1, 6, drawn="normal"), ONE, dataclasses.replace(SMALL, average_rate=average_rate), "z", 1.0)
     params = random(learner.actor.policy.size)
     learner.begin_with(params)
-    learner.critic.trainable_variables[0].assign_add(random(*learner.critic.trainable_variables[0].shape))
-    learner.critic_follows()
     for actor in (learner.actor, learner.average):
         np.testing.assert_array_equal(actor.candidate(), params)
-    for slow, fast in zip(learner.slow.variables, learner.critic.trainable_variables):
-        np.testing.assert_array_equal(slow, fast)
+
+
+@pytest.mark.parametrize("drawn", ["", "normal"])
+def test_a_training_goes_on_from_all_that_another_knew(drawn):
+    """Critic and range of returns, and how far actions are drawn, which a C does not say that takes the likeliest ones."""
+    keras.utils.set_random_seed(1)
+    policy = Policy(1, 1, 6, drawn=drawn)
+    first, later = (ActorCritic(policy, ONE, dataclasses.replace(SMALL, average_rate=0.5), "z", 1.0) for _ in range(2))
+    for variable in first.weights:
+        variable.assign(random(*variable.shape))
+    later.begin_with(first.average.candidate())
+    later.go_on_from({name: np.asarray(variable) for name, variable in first.beside_c().items()})
+    features, noise = tf.constant(random(20, 1)), tf.constant(random(20, 1, seed=1))
+    for actor in (later.actor, later.average):
+        np.testing.assert_array_equal(actor.sample(features, noise), first.average.sample(features, noise))
+    for critic in (later.critic, later.slow):
+        np.testing.assert_array_equal(critic(features), first.critic(features))
+    assert (float(later.low), float(later.high)) == (float(first.low), float(first.high)) != (0, 0)
+    with pytest.raises(ValueError, match="'low' has shape none"):
+        later.go_on_from({name: np.asarray(variable) for name, variable in first.beside_c().items() if name != "low"})
 
 
 def test_the_critic_hears_of_what_was_earned():

@@ -166,30 +166,57 @@ def test_a_scoring_at_an_early_end_does_not_count_for_a_longer_run(online, tmp_p
         learning.pulse()
     assert learning.checkpoints.latest().number == 2
     run.release()
-    # Another run, such as a later round, goes on with its C and its critic.
-    later = Run(tmp_path / "later", dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, start=str(run.path))))
+
+
+@pytest.mark.slow
+def test_a_later_training_goes_on_with_the_c_and_the_critic_of_another(online, tmp_path):
+    start_tensorflow()
+    task, settings = get_task("carracing"), load_settings(online / "settings.json")
+    start = tmp_path / "start"
+    shutil.copytree(online / "controller", start / "controller")
+    best, critic = start / "controller" / "best.npz", start / "controller" / "critic.npz"
+    options = dataclasses.replace(settings.actor_critic, xla=False, average_rate=0.5)
+    settings = dataclasses.replace(
+        settings, actor_critic=options, controller=dataclasses.replace(settings.controller, start=str(start), world="dream")
+    )
     for stage in ("extract", "vae", "encode", "rnn"):
-        shutil.copytree(online / stage, later.path / stage)
-    later.stage("controller").start()
-    best = run.path / "controller"
-    begun = Learning(later, task, AskedAfter(np.inf)).learner
-    for candidate in (begun.actor.candidate(), begun.average.candidate()):
-        np.testing.assert_array_equal(candidate, load_arrays(best / "best.npz")[0]["params"])
-    critic = load_arrays(best / "critic.npz")[0]
-    for ours, slow in zip(begun.critic.trainable_variables, begun.slow.variables):
-        np.testing.assert_array_equal(ours, critic[ours.path])
+        shutil.copytree(online / stage, tmp_path / "later" / stage)
+
+    def begun() -> Learning:
+        run = Run(tmp_path / "later", settings)
+        run.stage("controller").start()
+        try:
+            return Learning(run, task, AskedAfter(np.inf))
+        finally:
+            run.release()
+
+    learning = begun()
+    learner, params, arrays = learning.learner, load_arrays(best)[0]["params"], load_arrays(critic)[0]
+    assert float(learner.high) == arrays["high"] != 0 and np.abs(arrays["critic/4"]).max() > 0
+    for candidate in (learner.actor.candidate(), learner.average.candidate()):
+        np.testing.assert_array_equal(candidate, params)
+    for number, (ours, slow) in enumerate(zip(learner.critic.trainable_variables, learner.slow.variables)):
+        np.testing.assert_array_equal(ours, arrays[f"critic/{number}"])
         np.testing.assert_array_equal(slow, ours)
-    # A critic that is not there is begun anew; one of another size is refused.
-    shutil.rmtree(later.path / "controller")
-    (best / "critic.npz").unlink()
-    later.stage("controller").start()
-    assert not np.asarray(Learning(later, task, AskedAfter(np.inf)).learner.critic.trainable_variables[-1]).any()
-    shutil.rmtree(later.path / "controller")
-    save_arrays(best / "critic.npz", critic | {ours.path: np.zeros((1, 2), np.float32)}, {})
-    later.stage("controller").start()
-    with pytest.raises(UserError, match="critic.npz: .* has shape"):
-        Learning(later, task, AskedAfter(np.inf))
-    later.release()
+    # Resumed, it does not begin again.
+    learner.actor.params.assign_add(np.ones_like(learner.actor.params))
+    learning.save()
+    assert not np.array_equal(begun().learner.actor.candidate(), params)
+    # A critic of another update is told of and left, one of another size refused; where there is none, it is begun anew.
+    for arrays_then, meta, words in (
+        (arrays, {"update": 1}, None),
+        (arrays | {"critic/0": np.zeros((1, 2), np.float32)}, load_arrays(critic)[1], "critic/0' has shape"),
+        (None, {}, None),
+    ):
+        shutil.rmtree(tmp_path / "later" / "controller")
+        critic.unlink()
+        if arrays_then is not None:
+            save_arrays(critic, arrays_then, meta)
+        if words:
+            with pytest.raises(UserError, match=words):
+                begun()
+        else:
+            assert not np.asarray(begun().learner.critic.trainable_variables[-1]).any()
 
 
 @pytest.mark.slow

@@ -15,12 +15,13 @@ from controller.estimate import amounts
 from controller.extract import recording_seeds
 from controller.learning import frames_to_come
 from controller.rounds import ROUNDS, figures_wanted, plan_rounds, rounds_table, summary_of
-from controller.train import first_mean, training_seeds
+from controller.train import check_start, first_mean, training_seeds
 from env.episodes import LATENTS, episode_path, read_episode, write_episode
 from env.recordings import pooled, pooled_rows, recordings
+from env.run.command import parser, resolve
 from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_json
-from env.run.rundir import Run
+from env.run.rundir import Run, said_rounds
 from env.run.settings import Settings
 from env.run.taken import begin_with
 from env.run.weights import fingerprint, fingerprints, model_paths, save_weights
@@ -94,17 +95,24 @@ def test_rounds_of_an_actor_critic_go_on_with_its_c():
     plan = plan_rounds(Path("run"), settings, 3)
     assert [its.actor_critic.updates for _, its in plan] == [settings.actor_critic.updates, 7, 7]
     assert [its.controller.start for _, its in plan] == ["", "run", "run/rounds/2"]
+    assert len({its.evolution_seed for _, its in plan}) == 3, "other batches, other dreams"
+    assert SMOKE.rounds.updates <= SMOKE.actor_critic.updates
+    of_cmaes = plan_rounds(Path("run"), system(SMOKE, "mdnrnn", "cmaes"), 2)
+    assert all(Settings.from_dict(its.to_dict()) == its for _, its in (*plan, *of_cmaes))
     afresh = dataclasses.replace(settings, rounds=dataclasses.replace(settings.rounds, controller="afresh"))
     its = plan_rounds(Path("run"), afresh, 2)[1][1]
     assert its.actor_critic == settings.actor_critic and not its.controller.start
 
 
-def test_an_actor_critics_settings_of_before_rounds_are_read():
+def test_rounds_of_a_run_from_before_they_were_its_own_are_its_games(tmp_path):
     settings = system(SMOKE, "rssm", "actor_critic")
     said = settings.to_dict()
     assert Settings.from_dict(said) == settings
     del said["rounds"]
-    assert Settings.from_dict(said) == dataclasses.replace(settings, rounds=type(settings.rounds)())
+    write_json(tmp_path / "settings.json", said)
+    assert not said_rounds(tmp_path) and said_rounds(tmp_path / "none")
+    parsed = parser("", None).parse_args(["doom", "--run", str(tmp_path)])
+    assert resolve(parsed, None)[2] == settings and settings.rounds.episodes == 4
     said = SMOKE.to_dict()
     del said["rounds"]
     with pytest.raises(UserError, match="rounds"):
@@ -114,6 +122,13 @@ def test_an_actor_critics_settings_of_before_rounds_are_read():
 def test_rounds_that_cannot_be_are_refused():
     for count, settings, words in (
         (1, SMOKE, "give at least 2"),
+        (
+            2,
+            in_the_world(
+                dataclasses.replace(system(SMOKE, "rssm", "actor_critic"), rssm=dataclasses.replace(SMOKE.rssm, observations="pixels"))
+            ),
+            "take latents",
+        ),
         (2, in_the_world(system(SMOKE, "rssm", "actor_critic")), "plays and learns in rounds by itself"),
         (
             2,
@@ -238,6 +253,13 @@ def test_c_begins_with_the_c_of_another_run(tmp_path):
     np.testing.assert_array_equal(first_mean(settings, 1088), params)
     with pytest.raises(UserError, match="has 1088 parameters, this run's has 577"):
         first_mean(settings, 577)
+    for meta in ({"features": "z"}, {"hidden": 9}, {"task": "carracing"}, {"repeat": 4}):
+        save_arrays(tmp_path / "strange" / "best.npz", {"params": params}, meta)
+        strange = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start=str(tmp_path / "strange")))
+        with pytest.raises(UserError, match=f"{tmp_path}/strange/best.npz has {next(iter(meta))} .* take one that fits"):
+            check_start(strange)
+    check_start(dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start="shipped")))
+    assert not system(settings, "mdnrnn", "actor_critic").controller.start, "a game's own start is of its own trainer"
     stage = Run(tmp_path / "run", settings, lock=False).stage("controller")
     assert stage.inputs()["start"] == fingerprint(tmp_path / "other" / "controller" / "best.npz")
 

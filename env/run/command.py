@@ -16,7 +16,7 @@ from tqdm import tqdm
 from env.run.errors import UserError, as_user_error, refuse
 from env.run.files import TENSORBOARD
 from env.run.flags import OneLineParser, add_flags, flag_name, given
-from env.run.rundir import default_run, saved_settings
+from env.run.rundir import default_run, said_rounds, saved_settings
 from env.run.settings import BESIDE, MEMORIES, SCALES, SECTIONS, TRAINERS, Settings, unused_flags
 from env.run.stopping import RESUME, Stopped, handled, stop_at_once
 from env.tasks import TASKS, Task, get_task, system
@@ -90,6 +90,8 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
     for what, now, wanted in (("memory", base.memory, parsed.memory), ("trainer", base.trainer, parsed.trainer)):
         if wanted and wanted != now:
             raise UserError(f"{run} is a run with --{what} {now}, not {wanted}: choose another --run")
+    if of_run and not said_rounds(run):
+        base = dataclasses.replace(base, rounds=system(task.scales[base.scale], base.memory, base.trainer).rounds)
     changes: dict[str, Any] = {}
     for name in (*own_sections(stage), "world"):
         values = given(parsed, SECTIONS[name], flag_prefix(stage, name))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from env.run.errors import UserError
-from env.run.files import REPOSITORY, write_json
-from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings
+from env.run.files import REPOSITORY, read_json, write_json
+from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings, says_rounds
 from env.run.stages import Stage
 from env.run.weights import STUDIES, comes_along
 
@@ -112,6 +112,11 @@ class Run:
 def saved_settings(path: Path) -> Settings | None:
     """The settings saved in the run at `path`, or None when there is no run yet."""
     return load_settings(path / "settings.json") if (path / "settings.json").exists() else None
+
+
+def said_rounds(path: Path) -> bool:
+    """Whether the run at `path`, if there is one, has settings for its later rounds (an actor-critic's earlier runs have none)."""
+    return not (path / "settings.json").exists() or says_rounds(read_json(path / "settings.json"))
 
 
 def study_folders(path: Path) -> Iterator[Path]:

@@ -156,7 +156,7 @@ class Rssm:
 
 @dataclass(frozen=True)
 class Controller:
-    """C and its evolution by CMA-ES (paper A.3, A.4; original train.py, es.py)."""
+    """C and how it is trained, above all its evolution by CMA-ES (paper A.3, A.4; original train.py, es.py)."""
 
     world: str = setting("real", "where C is evolved: in the real world, or wholly in M's dream", choices=("real", "dream"))
     temperature: float = setting(0.7, "tau of dreams: 1 is M as trained, more is less predictable (paper 2.2, 4.3)", low=1e-6)
@@ -168,7 +168,10 @@ class Controller:
     population: int = setting(64, "candidates in a generation", low=2)
     episodes: int = setting(16, "episodes that each candidate plays; its fitness is their mean", low=1)
     sharing: int = setting(2, "candidates of a generation that play the same episodes; 0 means all of them", low=0)
-    start: str = setting("", "whose C the search begins with: shipped, or the directory of another run; empty for zeros, as in the paper")
+    start: str = setting(
+        "",
+        "whose C the training begins with: shipped, or the directory of another run; empty for none (CMA-ES: zeros, as in the paper)",
+    )
     sigma: float = setting(0.1, "initial step size sigma0 of CMA-ES", low=1e-12)
     l2: float = setting(0.01, "weight decay: the fitness loses l2 * mean(w^2)", low=0)
     curiosity: float = setting(
@@ -362,8 +365,8 @@ class Settings:
         try:
             flat = {k: v for k, v in data.items() if k not in SECTIONS}
             others = unused(data["memory"], data["trainer"])
-            # Of an actor-critic's runs, earlier ones say nothing of rounds, which decide no stage.
-            others |= {"rounds"} - set(data) if data["trainer"] == "actor_critic" else set()
+            # An actor-critic's earlier runs say nothing of rounds, which decide no stage (see `says_rounds`).
+            others |= set() if data["trainer"] != "actor_critic" or says_rounds(data) else {"rounds"}
             sections = {name: cls() if name in others else _whole(cls, data[name], name) for name, cls in SECTIONS.items()}
             settings = _whole(Settings, flat | sections, "")
         except (TypeError, KeyError, AttributeError) as error:
@@ -474,7 +477,14 @@ def unused_flags(memory: str, trainer: str, section: str) -> set[str]:
     """The fields of a section that mean nothing to a run with this memory and this trainer."""
     if section in unused(memory, trainer):
         return {f.name for f in dataclasses.fields(SECTIONS[section])}
+    if section == "rounds":
+        return {"generations", "sigma"} if trainer == "actor_critic" else {"updates"}
     return set(EVOLUTIONS) if (trainer, section) == ("actor_critic", "controller") else set()
+
+
+def says_rounds(data: dict[str, Any]) -> bool:
+    """Whether a settings.json tells of rounds. Where it does not, they are those of the game at its scale."""
+    return "rounds" in data
 
 
 def absent_settings() -> dict[str, Any]:

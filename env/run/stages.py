@@ -18,7 +18,7 @@ from env.episodes import cut_or_missing
 from env.run.errors import UserError
 from env.run.files import read_json, read_jsonl, write_json
 from env.run.settings import BESIDE, SECTIONS, Settings, absent_settings
-from env.run.weights import controller_path, fingerprint, fingerprints, model_paths, source_files, start_path
+from env.run.weights import CRITIC, controller_path, fingerprint, fingerprints, model_paths, source_files, start_path
 
 # What each stage is made from. (The controller's V and M are the shipped ones in a run that trained none.)
 INPUTS: dict[str, tuple[str, ...]] = {
@@ -30,7 +30,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("vae", "rnn", "controller"),
 }
 # Files of a finished stage that must stay as they were when it was finished.
-KEPT = ("weights.npz", "vae.npz", "memory.npz", "initial.npz", "best.npz", "scores.json", "log.jsonl")
+KEPT = ("weights.npz", "vae.npz", "memory.npz", "initial.npz", "best.npz", "critic.npz", "scores.json", "log.jsonl")
 
 
 def pool_path(run: Path, settings: Settings) -> Path:
@@ -117,6 +117,9 @@ class Stage:
             return {}
         if self.name == "controller":
             path = start_path(task, section.start)
+            critic = path.with_name(CRITIC)
+            if settings.trainer == "actor_critic" and critic.exists():
+                return {"start": fingerprint(path) if path.exists() else None, "critic": fingerprint(critic)}
         else:
             path = source_files(self.name, section.start, task)[1]
         return {"start": fingerprint(path) if path.exists() else None}

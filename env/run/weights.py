@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 SHIPPED = "shipped"  # in the place of a run: what comes with the project
+CRITIC = "critic.npz"  # beside an actor-critic's C: what a later training of it goes on from, and nobody else needs
 ROUNDS = "rounds"  # the folder of a run that holds its later rounds, see controller/rounds.py
 STUDIES = "studies"  # the folder of a run that holds further C's on its V and M, see controller/results/studies.py
 
@@ -120,7 +121,7 @@ def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
 
 
 def start_path(task: str, source: str) -> Path:
-    """The C that an evolution begins with: the best of a run, or the one that comes with the project, or that of one of its rows."""
+    """The C that a training begins with: the best of a run, or the one that comes with the project, or that of one of its rows."""
     row = Path(source) / "best.npz"
     return shipped_controller(task) if source == SHIPPED else row if row.exists() else Path(source) / "controller" / "best.npz"
 
