@@ -444,8 +444,8 @@ BUGS = [
     Bug(
         "a later round's actor learns anew",
         "controller/rounds.py",
-        "        c = replace(c, start=path, generations",
-        "        c = replace(c, generations",
+        "        c = replace(c, start=path)",
+        "        c = replace(c)",
         f"{ROUNDS}rounds_of_an_actor_critic_go_on_with_its_c",
     ),
     Bug(
