@@ -14,7 +14,7 @@ from typing import IO
 
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, read_json, write_json
-from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings, says_rounds
+from env.run.settings import MEMORIES, STAGES, TRAINERS, Settings, load_settings
 from env.run.stages import Stage
 from env.run.weights import STUDIES, comes_along
 
@@ -116,7 +116,7 @@ def saved_settings(path: Path) -> Settings | None:
 
 def said_rounds(path: Path) -> bool:
     """Whether the run at `path`, if there is one, has settings for its later rounds (an actor-critic's earlier runs have none)."""
-    return not (path / "settings.json").exists() or says_rounds(read_json(path / "settings.json"))
+    return not (path / "settings.json").exists() or "rounds" in read_json(path / "settings.json")
 
 
 def study_folders(path: Path) -> Iterator[Path]:

@@ -365,8 +365,8 @@ class Settings:
         try:
             flat = {k: v for k, v in data.items() if k not in SECTIONS}
             others = unused(data["memory"], data["trainer"])
-            # An actor-critic's earlier runs say nothing of rounds, which decide no stage (see `says_rounds`).
-            others |= set() if data["trainer"] != "actor_critic" or says_rounds(data) else {"rounds"}
+            # An actor-critic's earlier runs say nothing of rounds, which decide no stage; then they are those of the game, see `resolve`.
+            others |= {"rounds"} - set(data) if data["trainer"] == "actor_critic" else set()
             sections = {name: cls() if name in others else _whole(cls, data[name], name) for name, cls in SECTIONS.items()}
             settings = _whole(Settings, flat | sections, "")
         except (TypeError, KeyError, AttributeError) as error:
@@ -480,11 +480,6 @@ def unused_flags(memory: str, trainer: str, section: str) -> set[str]:
     if section == "rounds":
         return {"generations", "sigma"} if trainer == "actor_critic" else {"updates"}
     return set(EVOLUTIONS) if (trainer, section) == ("actor_critic", "controller") else set()
-
-
-def says_rounds(data: dict[str, Any]) -> bool:
-    """Whether a settings.json tells of rounds. Where it does not, they are those of the game at its scale."""
-    return "rounds" in data
 
 
 def absent_settings() -> dict[str, Any]:
