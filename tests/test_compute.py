@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT, run_python
 
-from env.run.compute import available_cores
+from env.run.compute import available_cores, hidden
 
 
 @pytest.mark.parametrize("gpu, seen", [(False, "-1"), (True, "None")])
@@ -19,6 +19,29 @@ def test_ranks_keep_off_the_gpu_unless_they_are_given_it(gpu, seen):
     clean = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == seen
+
+
+def test_tensorflow_starts_without_what_it_needs_for_nothing_here():
+    program = (
+        "import sys; from env.run.compute import limit_threads; limit_threads(); "
+        "print([name for name in ('jax', 'matplotlib', 'tensorflow') if name in sys.modules]); "
+        "import matplotlib.pyplot, keras; print(bool(matplotlib.pyplot.plot), keras.backend.backend())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[:2] == ["['tensorflow']", "True tensorflow"] and not result.stderr
+
+
+def test_a_package_is_hidden_within_the_block_alone():
+    import numpy
+
+    with pytest.raises(ZeroDivisionError), hidden("wave", "numpy"):
+        assert sys.modules["numpy"] is numpy  # imported before: it stays
+        with pytest.raises(ImportError):
+            import wave
+        1 / 0  # noqa: B018
+    import wave  # noqa: F811
+
+    assert wave.open
 
 
 def test_a_container_has_no_more_cores_than_it_is_given_time(tmp_path):
