@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import script
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,10 +43,11 @@ def tiny(task) -> Settings:
 
 def run_python(*words: object, ranks: int = 1, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run one of the project's commands, as a user would: `run_python("vae/train.py", "carracing")`."""
-    command = [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])]
-    if ranks > 1:
-        command = [str(Path(sys.executable).with_name("mpirun")), "-np", str(ranks), *command]
+    command = [str(ROOT / str(words[0])), *map(str, words[1:])]
     environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    if ranks == 1:
+        return script(command, environment, timeout)
+    command = [str(Path(sys.executable).with_name("mpirun")), "-np", str(ranks), sys.executable, *command]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
