@@ -356,12 +356,15 @@ class ActorCritic(keras.Model):
             if self.options.replay_weight:
                 replay = self.replay_loss(memory, batch, states)
                 terms |= {"critic": terms["critic"] + self.options.replay_weight * replay, "replay": replay}
+        waits = self.critic_optimizer.iterations < self.options.critic_first
         for name, model, optimizer in (
             ("actor", self.actor, self.actor_optimizer),
             ("critic", self.critic, self.critic_optimizer),
         ):
-            gradients = tape.gradient(terms[name], model.trainable_variables)
-            optimizer.apply_gradients(zip(tf.clip_by_global_norm(gradients, self.options.grad_clip)[0], model.trainable_variables))
+            gradients = tf.clip_by_global_norm(tape.gradient(terms[name], model.trainable_variables), self.options.grad_clip)[0]
+            if name == "actor" and self.options.critic_first:  # by Adam, without a gradient so far, nothing moves
+                gradients = [tf.where(waits, tf.zeros_like(gradient), gradient) for gradient in gradients]
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables))
         for slow, fast in zip(self.slow.variables, self.critic.trainable_variables):
             slow.assign_add(self.options.slow_rate * (fast - slow))
         if self.average is not self.actor:

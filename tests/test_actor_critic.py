@@ -273,6 +273,19 @@ def test_the_slow_critic_follows():
     assert float(learner.high) != 0
 
 
+def test_the_actor_waits_for_its_critic():
+    start, noise = Place(tf.constant(random(8, 8, 1))), tf.constant(random(5, 64, 2))
+    learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, critic_first=2), "z", 1.0)
+    c, critic = learner.actor.candidate(), [np.asarray(v) for v in learner.critic.trainable_variables]
+    step = tf.function(learner.learn, jit_compile=True)
+    for _ in range(2):
+        step(Line(), line_batch(), start, noise)
+    np.testing.assert_array_equal(learner.actor.candidate(), c)
+    assert any(np.abs(v - before).max() > 0 for v, before in zip(learner.critic.trainable_variables, critic))
+    step(Line(), line_batch(), start, noise)
+    assert np.abs(learner.actor.candidate() - c).max() > 1e-4
+
+
 def test_what_is_scored_is_the_actors_running_mean():
     start, noise = Place(tf.constant(random(8, 8, 1))), tf.constant(random(5, 64, 2))
     learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, average_rate=0.25, actor_rate=0.1), "z", 1.0)

@@ -224,6 +224,13 @@ class ActorCritic:
     )
     actor_rate: float = setting(2e-4, "Adam's learning rate for the actor", low=0)
     critic_rate: float = setting(2e-4, "Adam's learning rate for the critic", low=0)
+    critic_first: int = setting(
+        0,
+        "training steps at the beginning in which the critic alone learns: for a C that goes on (controller.start) without the critic "
+        "that it learned beside",
+        low=0,
+        absent=0,
+    )
     average_rate: float = setting(
         1.0,
         "by this share the C that is scored and kept moves to the actor at each step: a running mean of it below 1, the actor itself at 1",
