@@ -251,10 +251,13 @@ class RSSM(keras.Model):
         posterior, prior = self._distribution(steps.logits), self._distribution(self.prior(steps.h))
         kl = posterior.kl(prior)
         decoded = self.decoder(seen)
+        # A death is plain to see in the frame that it leads to: who has seen that one need not have foreseen it.
+        imagined = State(steps.h, tf.stop_gradient(prior.sample(noise[..., self.z_size :])))
+        at_end = seen if settings.ends == "seen" else self.both(imagined)
         terms = {
             "recon": self.recon_loss(decoded, batch, noise),
             "reward": known * self.reward_kind.loss(self.reward(seen), reward),
-            "cont": known * tf.nn.sigmoid_cross_entropy_with_logits(1.0 - done, self.goes_on(seen)[..., 0]),
+            "cont": known * tf.nn.sigmoid_cross_entropy_with_logits(1.0 - done, self.goes_on(at_end)[..., 0]),
             "kl": kl,
         }
         weighted = settings.beta_recon * terms["recon"] + settings.beta_reward * terms["reward"] + settings.beta_cont * terms["cont"]

@@ -174,6 +174,39 @@ def test_each_loss_has_its_weight(memory, beta, touched):
     assert {"rssm", "encoder", "action"} <= moved
 
 
+def deadly_batch():
+    """The last action but one ends each episode; the last frame shows it."""
+    done = np.zeros((ROWS, STEPS), np.float32)
+    done[:, -2] = 1
+    return a_batch()._replace(done=tf.constant(done))
+
+
+@pytest.mark.parametrize("ends", ["seen", "imagined"])
+def test_an_end_is_learned_from_the_frame_that_shows_it_or_from_what_came_before(memory, ends):
+    memory.settings = dataclasses.replace(SMALL, ends=ends)
+    batch = deadly_batch()
+    mu = tf.Variable(batch.mu)
+    with tf.GradientTape() as tape:
+        cont = memory.loss_terms(batch._replace(mu=mu), noise_for(memory, batch))[0]["cont"]
+    gradient = np.abs(tape.gradient(cont, mu)).max(axis=(0, 2))
+    assert (gradient[-1] > 0) == (ends == "seen")
+    assert (gradient[:-1] > 0).all()
+
+
+def test_imagined_ends_are_those_of_a_dream(memory):
+    memory.settings = dataclasses.replace(SMALL, ends="imagined")
+    batch = deadly_batch()
+    noise = noise_for(memory, batch)
+    h, s = memory.follow(batch, noise)
+    chances = []
+    for t in range(1, STEPS):
+        own = tf.concat([noise[:, t, Z:], noise[:, t, :1]], axis=1)
+        chances.append(memory.imagine(State(h[:, t - 1], s[:, t - 1]), batch.action[:, t - 1], 1.0, own).goes_on)
+    goes_on, done = tf.stack(chances, axis=1).numpy(), batch.done[:, :-1].numpy()
+    expected = -np.where(done > 0, np.log(1 - goes_on), np.log(goes_on)).sum() / (ROWS * STEPS)
+    assert float(memory.loss_terms(batch, noise)[0]["cont"]) == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_squared_reward_is_one_number():
     memory = RSSM(Z, A, dataclasses.replace(SMALL, reward_loss="squared"))
     memory.reward.last.bias.assign([2.5])

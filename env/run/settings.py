@@ -137,6 +137,13 @@ class Rssm:
     beta_reward: float = setting(1.0, "weight of the reward's loss", low=0)
     beta_cont: float = setting(1.0, "weight of the continuation's loss", low=0)
     beta_kl: float = setting(1.0, "weight of KL", low=0)
+    ends: str = setting(
+        "seen",
+        "which state the end is learned from: the one that has seen the frame after it, or the one that M imagined before it saw that, as "
+        "in a dream",
+        choices=("seen", "imagined"),
+        absent="seen",
+    )
     reward_loss: str = setting(
         "two_hot", "how the reward is learned: as a distribution over bins, or by its squared error", choices=("two_hot", "squared")
     )
