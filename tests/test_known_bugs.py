@@ -302,6 +302,13 @@ BUGS = [
         f"{RSSM}reward_and_end_belong_to_the_state_that_they_led_to",
     ),
     Bug(
+        "an imagined end has seen the frame after it",
+        "rnn/rssm.py",
+        "self.goes_on(at_end)",
+        "self.goes_on(seen)",
+        f"{RSSM}an_end_is_learned_from_the_frame_that_shows_it_or_from_what_came_before",
+    ),
+    Bug(
         "the parts of KL are swapped",
         "rnn/rssm.py",
         "balance * for_prior + (1.0 - balance) * for_posterior",
@@ -356,6 +363,13 @@ BUGS = [
         "tf.concat([alive[None], gamma * goes_on[:-1]], axis=0)",
         "gamma * goes_on",
         f"{ACTOR}moments_count_as_far_as_they_are_reached",
+    ),
+    Bug(
+        "the actor does not wait for its critic",
+        "controller/actor_critic.py",
+        "tf.where(waits, tf.zeros_like(gradient), gradient)",
+        "gradient",
+        f"{ACTOR}the_actor_waits_for_its_critic",
     ),
     Bug(
         "what was earned goes on into the next episode",
