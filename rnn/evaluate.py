@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 LATE = 3  # steps
 AHEAD = (1, 5, 15, 50)  # steps of open loop
 EVERY, DREAMS, USED = 50, 16, 0.1
+LEAST = 1e-6  # no probability counts as less
 ROWS_AT_ONCE = 512  # dreams of one call
 ROWS, WINDOW = 10, 100  # of the batches by which the likelihood is taken, at most so many rows
 
@@ -203,6 +204,8 @@ def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, flo
         precision: the share of warnings (runs of steps at which M holds death for likelier than not) that were followed by one.
         false_warnings: the others, for each 1,000 steps.
         expected_deaths: the sum of all probabilities.
+        loss_end: minus the log-likelihood, in nats for each step, of what happened, death or none; loss_end_constant: of the constant
+        probability that fits these episodes best.
     """
     late, last, right, wrong = 0, 0, 0, 0
     for chance, end in zip(chances, done):
@@ -214,6 +217,11 @@ def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, flo
         late += int(end[-1] and warned[-LATE:].any())
         last += int(end[-1] and warned[-1])
     steps, deaths = sum(map(len, done)), sum(bool(end[-1]) for end in done)
+
+    def loss(chance: np.ndarray) -> float:
+        happened = np.where(np.concatenate(done), chance, 1.0 - chance)
+        return float(-np.log(np.maximum(happened, LEAST)).mean())
+
     return {
         "steps": steps,
         "deaths": deaths,
@@ -222,6 +230,8 @@ def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, flo
         "precision": right / (right + wrong) if right + wrong else float("nan"),
         "false_warnings": 1000 * wrong / steps,
         "expected_deaths": float(sum(chance.sum() for chance in chances)),
+        "loss_end": loss(np.concatenate(chances)),
+        "loss_end_constant": loss(np.full(steps, deaths / steps)),
     }
 
 

@@ -38,6 +38,9 @@ def test_warnings_are_counted_once_and_by_what_followed():
     assert (found["recall"], found["recall_last"], found["precision"]) == (0.5, 0.5, pytest.approx(1 / 3))
     assert found["false_warnings"] == pytest.approx(1000 * 2 / 30)
     assert found["expected_deaths"] == pytest.approx(2 * 0.9 + 2 * 0.8 + 0.7)
+    happened = np.where(np.concatenate(done), np.concatenate(chances), 1 - np.concatenate(chances))
+    assert found["loss_end"] == pytest.approx(-np.log(np.maximum(happened, 1e-6)).mean())
+    assert found["loss_end_constant"] == pytest.approx(-(2 * np.log(2 / 30) + 28 * np.log(28 / 30)) / 30)
     nothing = foreseen([np.zeros(5)], [np.zeros(5, bool)])
     assert np.isnan(nothing["recall"]) and np.isnan(nothing["precision"])
 
