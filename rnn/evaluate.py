@@ -205,7 +205,8 @@ def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, flo
         false_warnings: the others, for each 1,000 steps.
         expected_deaths: the sum of all probabilities.
         loss_end: minus the log-likelihood, in nats for each step, of what happened, death or none; loss_end_constant: of the constant
-        probability that fits these episodes best.
+        probability that fits these episodes best. An RSSM's probability is that of one draw of what it imagines: where draws differ,
+        their mean would be likelier.
     """
     late, last, right, wrong = 0, 0, 0, 0
     for chance, end in zip(chances, done):

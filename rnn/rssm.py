@@ -251,9 +251,9 @@ class RSSM(keras.Model):
         posterior, prior = self._distribution(steps.logits), self._distribution(self.prior(steps.h))
         kl = posterior.kl(prior)
         decoded = self.decoder(seen)
-        # A death is plain to see in the frame that it leads to: who has seen that one need not have foreseen it.
-        imagined = State(steps.h, tf.stop_gradient(prior.sample(noise[..., self.z_size :])))
-        at_end = seen if settings.ends == "seen" else self.both(imagined)
+        at_end = seen
+        if settings.ends == "imagined":  # a death is plain to see in the frame that it leads to: who saw that one need not have foreseen it
+            at_end = self.both(State(steps.h, tf.stop_gradient(prior.sample(noise[..., self.z_size :]))))
         terms = {
             "recon": self.recon_loss(decoded, batch, noise),
             "reward": known * self.reward_kind.loss(self.reward(seen), reward),

@@ -24,6 +24,12 @@ def _start(function: Callable[..., None], *words: Any) -> multiprocessing.proces
     return process
 
 
+def _look_first_in(folder: str) -> None:
+    """For modules, and no longer where these tests and their project lie."""
+    tests = Path(__file__).resolve().parent
+    sys.path[:] = [folder, *(path for path in sys.path if path not in ("", str(tests), str(tests.parent)))]
+
+
 def _write_to(out: str, *descriptors: int) -> None:
     opened = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for descriptor in descriptors:
@@ -40,8 +46,7 @@ def _leave(code: int) -> None:
 def _pytest(folder: str, words: list[str], out: str) -> None:
     # Nothing of the project itself may be imported here before the folder's own is found.
     os.chdir(folder)
-    tests = str(Path(__file__).resolve().parent)
-    sys.path[:] = [folder, *(path for path in sys.path if path not in ("", tests, str(Path(tests).parent)))]
+    _look_first_in(folder)
     _write_to(out, 1, 2)
     import pytest
 
@@ -60,8 +65,7 @@ def _script(words: list[str], folder: str, environment: dict[str, str], out: str
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    tests = str(Path(__file__).resolve().parent)
-    sys.path[:] = [str(Path(words[0]).parent), *(path for path in sys.path if path not in ("", tests, str(Path(tests).parent)))]
+    _look_first_in(str(Path(words[0]).parent))
     sys.argv[:] = words
     _write_to(out + ".out", 1)
     _write_to(out + ".err", 2)
