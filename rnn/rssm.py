@@ -42,6 +42,22 @@ class Carried(NamedTuple):
     done: tf.Tensor
 
 
+class Unrolled(NamedTuple):
+    """The posterior along a batch, [B, T, ...].
+
+    Attributes:
+        steps: h, s and the posterior's logits.
+        x: V's z of each frame.
+        led: the action that led to it.
+        known: 0 where nothing led to it, at the first frame of an episode, else 1: [B, T].
+    """
+
+    steps: Steps
+    x: tf.Tensor
+    led: tf.Tensor
+    known: tf.Tensor
+
+
 class RSSM(keras.Model):
     """The recurrent state-space model (a Memory, see rnn/memory.py).
 
@@ -184,7 +200,7 @@ class RSSM(keras.Model):
         nothing = tf.zeros((rows,))
         return Carried(self.zero_state(rows), tf.zeros((rows, self.action_size)), nothing, nothing)
 
-    def _unroll(self, batch: Batch, noise: tf.Tensor, carried: Carried | None) -> tuple[Steps, tf.Tensor, tf.Tensor]:
+    def _unroll(self, batch: Batch, noise: tf.Tensor, carried: Carried | None) -> Unrolled:
         """The posterior along a batch.
 
         Which action, state, reward and end belong together (a batch says what came after each frame, M wants to know what led to it):
@@ -209,11 +225,44 @@ class RSSM(keras.Model):
         kernels = Kernels(*(tf.cast(kernel, self._compute) for kernel in self.kernels))
         scales = Scales(*(tf.convert_to_tensor(vector) for vector in self.scales))
         outputs = unroll(kernels, scales, start.state, inputs, self.groups, self.settings.unimix)
-        return Steps(*(tf.transpose(part, (1, 0, 2)) for part in outputs)), x, keep
+        return Unrolled(Steps(*(tf.transpose(part, (1, 0, 2)) for part in outputs)), x, led, keep)
+
+    def _dreamt(self, unrolled: Unrolled, noise: tf.Tensor) -> State:
+        """What M imagined of each frame before it saw that, [B, T, ...]: of the first frame from what it saw before, of the second from
+        what it imagined of the first, and so on, by the actions that were taken; every `ends_ahead` frames, and at an episode's first
+        one, it begins again from what it saw. No gradient goes through what it drew itself, it goes through h.
+
+        Args:
+            unrolled: the posterior along a batch.
+            noise: standard normal [B, T, groups], decides s.
+        """
+        ahead, steps = self.settings.ends_ahead, unrolled.known.shape[1]
+        parts, most = -(-steps // ahead), -(-steps // ahead) * ahead
+
+        def cut(x: tf.Tensor) -> tf.Tensor:
+            """[B, T, ...] -> [ahead, B * parts, ...], what is missing at the end filled up."""
+            padded = tf.pad(x, ((0, 0), (0, most - steps), (0, 0)))
+            return tf.transpose(tf.reshape(padded, (-1, ahead, x.shape[-1])), (1, 0, 2))
+
+        seen = unrolled.steps
+        h_seen, s_seen, led, known, own = map(cut, (seen.h, seen.s, unrolled.led, unrolled.known[..., None], noise))
+        actions = self.action_layer(led)
+        h, states = h_seen[0], []
+        for t in range(ahead):
+            if t:
+                h = known[t] * next_h(states[-1], actions[t], self.scales, self._product) + (1.0 - known[t]) * h_seen[t]
+            s = tf.stop_gradient(self._distribution(self.prior(h)).sample(own[t]))
+            states.append(State(h, known[t] * s + (1.0 - known[t]) * s_seen[t]))
+
+        def joined(parts_of: list[tf.Tensor]) -> tf.Tensor:
+            x = tf.stack(parts_of, axis=1)  # [B * parts, ahead, ...]
+            return tf.reshape(x, (-1, parts * ahead, x.shape[-1]))[:, :steps]
+
+        return State(joined([state.h for state in states]), joined([state.s for state in states]))
 
     def follow(self, batch: Batch, noise: tf.Tensor) -> State:
         """M's states at the batch's frames, [B, T, ...], without gradient; see Memory.follow."""
-        steps, _, _ = self._unroll(batch, noise, None)
+        steps = self._unroll(batch, noise, None).steps
         return State(tf.stop_gradient(steps.h), tf.stop_gradient(steps.s))
 
     def loss_terms(self, batch: Batch, noise: tf.Tensor, carried: Carried | None = None) -> tuple[dict[str, tf.Tensor], Carried]:
@@ -240,7 +289,8 @@ class RSSM(keras.Model):
     def _terms(self, batch: Batch, noise: tf.Tensor, carried: Carried | None) -> tuple[dict[str, tf.Tensor], State]:
         """The terms of `loss_terms`, and the states of `follow`."""
         settings = self.settings
-        steps, x, known = self._unroll(batch, noise, carried)
+        unrolled = self._unroll(batch, noise, carried)
+        steps, x, known = unrolled.steps, unrolled.x, unrolled.known
         state = State(steps.h, steps.s)
         seen, rows = self.both(state), tf.shape(x)[0]
         start = self.blank(rows) if carried is None else carried
@@ -253,7 +303,7 @@ class RSSM(keras.Model):
         decoded = self.decoder(seen)
         at_end = seen
         if settings.ends == "imagined":  # a death is plain to see in the frame that it leads to: who saw that one need not have foreseen it
-            at_end = self.both(State(steps.h, tf.stop_gradient(prior.sample(noise[..., self.z_size :]))))
+            at_end = self.both(self._dreamt(unrolled, noise[..., self.z_size :]))
         terms = {
             "recon": self.recon_loss(decoded, batch, noise),
             "reward": known * self.reward_kind.loss(self.reward(seen), reward),

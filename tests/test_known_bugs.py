@@ -309,6 +309,13 @@ BUGS = [
         f"{RSSM}an_end_is_learned_from_the_frame_that_shows_it_or_from_what_came_before",
     ),
     Bug(
+        "an imagined end is learned from what M saw on the way",
+        "rnn/rssm.py",
+        "next_h(states[-1], actions[t]",
+        "next_h(State(h_seen[t - 1], s_seen[t - 1]), actions[t]",
+        f"{RSSM}imagined_ends_are_those_of_a_dream",
+    ),
+    Bug(
         "the parts of KL are swapped",
         "rnn/rssm.py",
         "balance * for_prior + (1.0 - balance) * for_posterior",

@@ -53,7 +53,7 @@ def test_a_state_knows_the_action_that_led_to_it_and_no_later_one(memory):
     action = tf.Variable(batch.action)
     for t in (1, 4):
         with tf.GradientTape() as tape:
-            steps, _, _ = memory._unroll(batch._replace(action=action), noise_for(memory, batch), None)
+            steps = memory._unroll(batch._replace(action=action), noise_for(memory, batch), None).steps
             total = tf.reduce_sum(steps.h[:, t] * random(ROWS, SMALL.units))
         gradient = np.abs(tape.gradient(total, action)).max(axis=(0, 2))
         assert (gradient[:t] > 0).all()
@@ -115,7 +115,7 @@ def test_reward_and_end_belong_to_the_state_that_they_led_to(memory):
     memory.reward_kind.loss = lambda outputs, target: seen.setdefault("reward", target)
     memory.loss_terms(batch, noise_for(memory, batch))
     np.testing.assert_array_equal(seen["reward"][:, 1:], batch.reward[:, :-1])
-    _, _, known = memory._unroll(batch, noise_for(memory, batch), None)
+    known = memory._unroll(batch, noise_for(memory, batch), None).known
     expected = np.ones((ROWS, STEPS))
     expected[:, 0] = expected[0, 3] = 0
     np.testing.assert_array_equal(known, expected)
@@ -193,18 +193,36 @@ def test_an_end_is_learned_from_the_frame_that_shows_it_or_from_what_came_before
     assert (gradient[:-1] > 0).all()
 
 
-def test_imagined_ends_are_those_of_a_dream(memory):
-    memory.settings = dataclasses.replace(SMALL, ends="imagined")
-    batch = deadly_batch()
+@pytest.mark.parametrize("ahead", [1, 3, STEPS + 1])
+def test_imagined_ends_are_those_of_a_dream(memory, ahead):
+    memory.settings = dataclasses.replace(SMALL, ends="imagined", ends_ahead=ahead)
+    batch = a_batch(firsts((0, 0), (1, 0), (2, 0), (1, 2), (2, 5)))
     noise = noise_for(memory, batch)
-    h, s = memory.follow(batch, noise)
-    chances = []
-    for t in range(1, STEPS):
-        own = tf.concat([noise[:, t, Z:], noise[:, t, :1]], axis=1)
-        chances.append(memory.imagine(State(h[:, t - 1], s[:, t - 1]), batch.action[:, t - 1], 1.0, own).goes_on)
-    goes_on, done = tf.stack(chances, axis=1).numpy(), batch.done[:, :-1].numpy()
-    expected = -np.where(done > 0, np.log(1 - goes_on), np.log(goes_on)).sum() / (ROWS * STEPS)
-    assert float(memory.loss_terms(batch, noise)[0]["cont"]) == pytest.approx(expected, rel=1e-4)
+    seen = memory.follow(batch, noise)
+    expected = 0.0
+    for row in range(ROWS):
+        state = None
+        for t in range(STEPS):
+            if batch.first[row, t]:
+                state = State(seen.h[row : row + 1, t], seen.s[row : row + 1, t])
+                continue
+            if t % ahead == 0:
+                state = State(seen.h[row : row + 1, t - 1], seen.s[row : row + 1, t - 1])
+            own = tf.concat([noise[row : row + 1, t, Z:], noise[row : row + 1, t, :1]], axis=1)
+            answer = memory.imagine(state, batch.action[row : row + 1, t - 1], 1.0, own)
+            state, goes_on = answer.state, float(answer.goes_on[0])
+            expected -= np.log(1 - goes_on if batch.done[row, t - 1] else goes_on)
+    assert float(memory.loss_terms(batch, noise)[0]["cont"]) == pytest.approx(expected / (ROWS * STEPS), rel=1e-4)
+
+
+def test_what_an_end_takes_to_foresee_is_learned_however_long_ago_it_was_seen(memory):
+    memory.settings = dataclasses.replace(SMALL, ends="imagined", ends_ahead=STEPS)
+    batch = deadly_batch()
+    mu = tf.Variable(batch.mu)
+    with tf.GradientTape() as tape:
+        cont = memory.loss_terms(batch._replace(mu=mu), noise_for(memory, batch))[0]["cont"]
+    gradient = np.abs(tape.gradient(cont, mu)).max(axis=(0, 2))
+    assert gradient[0] > 0 and (gradient[1:] == 0).all()
 
 
 def test_a_squared_reward_is_one_number():
@@ -305,7 +323,7 @@ def test_a_hidden_bit_is_remembered_and_foretold(dtype):
         terms = step(noise, *batch)
     # One bit, ln 2 = 0.69 nats, in six frames.
     bits, batch, noise = draw()
-    steps_, _, _ = memory._unroll(batch, noise, None)
+    steps_ = memory._unroll(batch, noise, None).steps
     kl = memory._distribution(steps_.logits).kl(memory._distribution(memory.prior(steps_.h))).numpy().mean(axis=0)
     assert kl[1] > 0.5
     assert kl[5] < 0.3

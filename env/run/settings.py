@@ -144,6 +144,9 @@ class Rssm:
         choices=("seen", "imagined"),
         absent="seen",
     )
+    ends_ahead: int = setting(
+        1, "imagined ends: for how many steps M imagines on from what it saw before it begins again from that", low=1, absent=1
+    )
     reward_loss: str = setting(
         "two_hot", "how the reward is learned: as a distribution over bins, or by its squared error", choices=("two_hot", "squared")
     )
