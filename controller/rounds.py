@@ -140,7 +140,8 @@ def summary_of(number: int, run: Path, held_out: str) -> dict[str, Any]:
     }
     for name, file in (("surprise", SURPRISE), ("skilled", f"{held_out}.json")):
         figures = _read(run / "report" / file)
-        kept = ("loss", "loss_z", "recall", "precision", "false_warnings", "steps", "deaths", "open_1", "open_15", "open_50")
+        kept = ["loss", "loss_z", "recall", "precision", "false_warnings", "steps", "deaths", "open_1", "open_15", "open_50"]
+        kept += ["deaths_ahead_1", "deaths_ahead_15"]
         found[name] = {key: figures[key] for key in kept if np.isfinite(figures.get(key, np.nan))} or None
     return found
 
@@ -152,7 +153,7 @@ def _read(path: Path, sealed: bool = False) -> dict[str, Any]:
 def rounds_table(rounds: list[dict[str, Any]]) -> Table:
     """All rounds beside each other, see `summary_of`."""
     header = ["round", "episodes recorded", "their mean score", "frames learned from", "dream", "game", "95% interval", "dream : game"]
-    header += ["M's loss on the next round's play", "on held-out play of the last C", "deaths foreseen there"]
+    header += ["M's loss on the next round's play", "on held-out play of the last C", "deaths foreseen there", "deaths in dreams of it"]
 
     def of(figures: dict[str, Any] | None, key: str, shown: str) -> str:
         value = (figures or {}).get(key)
@@ -166,8 +167,10 @@ def rounds_table(rounds: list[dict[str, Any]]) -> Table:
         cells += ["{:.0f} .. {:.0f}".format(*game["ci95"]) if game else ""]
         cells += [f"{dream['mean'] / game['mean']:.2f}" if dream and game and game["mean"] else ""]
         cells += [of(row["surprise"], "loss", ".3f"), of(row["skilled"], "loss", ".3f"), of(row["skilled"], "recall", ".0%")]
+        cells += [of(row["skilled"], "deaths_ahead_15", ".0%")]
         rows.append(cells)
     notes = ["M's loss is minus the log-likelihood of the next z, and of what else M predicts, of episodes that it has not learned from."]
+    notes += ["Deaths in dreams: those that M expects 15 steps into dreams of held-out play, as a share of those that came."]
     return Table("Rounds", header, rows, notes, rounds)
 
 

@@ -12,6 +12,9 @@ Open loop: from every EVERY-th moment on, M is told the actions alone. The mean 
 what V says of the real frames 1, 5, 15 and 50 steps later: the squared error in each dimension of z as a share of its variance over all
 recordings, averaged over the dimensions that V uses, those with a variance above USED. A forecast that knows nothing has 1. "still" is
 the error of the last real z.
+
+Deaths in dreams: from every moment on M dreams by the actions that were taken, and says at each step how likely the agent dies. "deaths
+ahead" is the sum of it 1, 5 and 15 steps into the dreams as a share of the deaths that came there: below 1 the dreams are too easy.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 LATE = 3  # steps
 AHEAD = (1, 5, 15, 50)  # steps of open loop
+ENDS_AHEAD = (1, 5, 15)  # steps into a dream
 EVERY, DREAMS, USED = 50, 16, 0.1
 LEAST = 1e-6  # no probability counts as less
 ROWS_AT_ONCE = 512  # dreams of one call
@@ -191,6 +195,34 @@ def open_loop(memory: Memory, episodes: list[Episode], seed: int = 0) -> dict[st
     return figures | {"moments": len(found), "used_dimensions": int(used.sum())}
 
 
+def deaths_ahead(memory: Memory, episodes: list[Episode], seed: int = 0) -> dict[str, float]:
+    """How often agents die in M's dreams where they died in the world: "deaths_ahead_1" and so on, see above; nan where nobody died."""
+    import tensorflow as tf
+
+    farthest, lengths = ENDS_AHEAD[-1], np.array([len(episode["done"]) for episode in episodes])
+    died = np.array([bool(episode["done"][-1]) for episode in episodes])
+    actions = np.zeros((lengths.max() + farthest, len(episodes), episodes[0]["action"].shape[1]), np.float32)
+    for lane, episode in enumerate(episodes):
+        actions[: lengths[lane], lane] = episode["action"]
+
+    @tf.function
+    def ahead(state: Any, actions: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        chances = []
+        for step in range(farthest):
+            state, _, goes_on, _ = memory.imagine(state, actions[step], tf.constant(1.0), noise[step])
+            chances.append(1.0 - goes_on)
+        return tf.stack(chances)
+
+    rng, steps = np.random.default_rng((seed, 2)), np.arange(1, farthest + 1)[:, None]
+    expected, came = np.zeros(farthest), np.zeros(farthest)
+    for t, (state, _) in enumerate(follow(memory, episodes, seed)):
+        noise = rng.standard_normal((farthest, len(episodes), memory.imagine_noise), np.float32)
+        chances = ahead(state, tf.constant(actions[t : t + farthest]), tf.constant(noise)).numpy()
+        expected += np.where(steps <= lengths - t, chances, 0.0).sum(axis=1)
+        came += ((steps == lengths - t) & died).sum(axis=1)
+    return {f"deaths_ahead_{k}": float(expected[k - 1] / came[k - 1]) if came[k - 1] else float("nan") for k in ENDS_AHEAD}
+
+
 def foreseen(chances: list[np.ndarray], done: list[np.ndarray]) -> dict[str, float]:
     """How M's probabilities of death agree with what happened.
 
@@ -261,6 +293,7 @@ def score_memory(task: Task, run: Path | None, recordings: Path, most: int | Non
         # Recordings that go on after the world is done hold ends in their midst, which are none of those that M foresees.
         if memory.foresees_end and not recorded_settings(task, recordings).extract.past_done:
             figures |= foreseen(death_chances(memory, episodes), [episode["done"] for episode in episodes])
+            figures |= deaths_ahead(memory, episodes)
     return figures
 
 

@@ -11,7 +11,7 @@ from conftest import run_python
 from controller.tools.handover import NEVER, dreamt_deaths, moment_states, real_deaths, shares
 from env.run.errors import UserError
 from env.run.files import save_arrays
-from rnn.evaluate import death_chances, foreseen, likelihood, open_loop
+from rnn.evaluate import death_chances, deaths_ahead, foreseen, likelihood, open_loop
 from rnn.memory import Imagined
 from rnn.rnn import MDNRNN
 
@@ -173,3 +173,35 @@ def test_forecasts_are_told_the_actions_and_nothing_else(bias):
     assert found["still_15"] == pytest.approx(np.mean(np.square(moved)) / variance, rel=0.01)
     with pytest.raises(UserError, match="none is long enough"):
         open_loop(Walk(bias), [{key: part[: 90 + (key in ("mu", "logvar"))] for key, part in episodes[0].items()}])
+
+
+class Cliff(Walk):
+    """Walk, in which the agent dies beyond 1.95, and with a probability of its own elsewhere."""
+
+    def __init__(self, bias, elsewhere):
+        super().__init__(bias)
+        self.elsewhere = elsewhere
+
+    def imagine(self, state, action, temperature, noise):
+        import tensorflow as tf
+
+        answer = super().imagine(state, action, temperature, noise)
+        beyond = answer.state[0][:, 0] > 1.95
+        return answer._replace(goes_on=tf.where(beyond, 0.0, 1.0 - self.elsewhere))
+
+
+def test_deaths_in_dreams_are_held_against_those_that_came():
+    """Two agents walk off the cliff, after 20 steps and after 24; a third stays before it for 22 steps."""
+    episodes = []
+    for begin, steps in ((0.0, 20), (-0.4, 24), (-0.4, 22)):
+        mu = (begin + 0.1 * np.arange(steps + 1))[:, None].repeat(2, axis=1)
+        done = np.arange(steps) == steps - 1
+        arrays = {"mu": mu.astype(np.float16), "logvar": np.full((steps + 1, 2), -30.0, np.float16)}
+        episodes.append(arrays | {"action": np.ones((steps, 1), np.float32), "done": done & (mu[-1, 0] > 1.95)})
+    for k in (1, 5, 15):
+        assert deaths_ahead(Cliff(0.0, 0.0), episodes)[f"deaths_ahead_{k}"] == 1
+        moments = sum(steps - k for steps in (20, 24)) + 22 - k + 1  # from which k steps on nobody has fallen
+        assert deaths_ahead(Cliff(0.0, 0.01), episodes)[f"deaths_ahead_{k}"] == pytest.approx(1 + 0.01 * moments / 2, rel=1e-5)
+    slow = deaths_ahead(Cliff(-0.02, 0.0), episodes)  # it falls behind, and so dies in no dream that is long enough for that
+    assert (slow["deaths_ahead_1"], slow["deaths_ahead_5"], slow["deaths_ahead_15"]) == (1, 0, 0)
+    assert np.isnan(deaths_ahead(Cliff(0.0, 0.0), episodes[2:])["deaths_ahead_1"])
