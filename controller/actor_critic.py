@@ -260,24 +260,14 @@ class ActorCritic(keras.Model):
             start: of M, [N, ...].
             noise: standard normal [H, N, imagine_noise + A].
         """
-        own = memory.imagine_noise
-        names, temperature = self.feature_names, tf.constant(self.temperature, tf.float32)
-        horizon, rows = noise.shape[0], noise.shape[1]
-        sizes = (memory.feature_size(names), self.actor.noise)
-        arrays = [tf.TensorArray(tf.float32, horizon, element_shape=(rows, size)) for size in sizes]
-        arrays += [tf.TensorArray(tf.float32, horizon, element_shape=(rows,)) for _ in range(2)]
-
-        def step(t: tf.Tensor, state: State, *arrays: tf.TensorArray) -> tuple:
-            features = memory.features(state, names)
-            y = self.actor.sample(features, noise[t, :, own:])
-            answer = memory.imagine(state, self.actor.action(y), temperature, noise[t, :, :own])
-            parts = (features, y, answer.reward, answer.goes_on)
-            return (t + 1, answer.state, *(array.write(t, part) for array, part in zip(arrays, parts)))
-
-        loop = (tf.constant(0), start, *arrays)
-        _, state, *arrays = tf.while_loop(lambda t, *_: t < horizon, step, loop, maximum_iterations=horizon)
-        features, y, reward, goes_on = (array.stack() for array in arrays)
-        return Dreamt(tf.concat([features, memory.features(state, names)[None]], axis=0), y, reward, goes_on)
+        own, names, temperature = memory.imagine_noise, self.feature_names, tf.constant(self.temperature, tf.float32)
+        state, features, moments = start, [memory.features(start, self.feature_names)], []
+        for drawn in tf.unstack(noise):  # step by step in the graph: a loop's gradient would hand on all that it needs through lists
+            y = self.actor.sample(features[-1], drawn[:, own:])
+            state, reward, goes_on, _ = memory.imagine(state, self.actor.action(y), temperature, drawn[:, :own])
+            features.append(memory.features(state, names))
+            moments.append((y, reward, goes_on))
+        return Dreamt(tf.stack(features), *map(tf.stack, zip(*moments)))
 
     def loss_terms(self, memory: Memory, start: State, alive: tf.Tensor, noise: tf.Tensor) -> dict[str, tf.Tensor]:
         """The losses of a batch of dreams, "actor" and "critic", and what else to log, as scalars; the range of returns moves on.

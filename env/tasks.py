@@ -149,7 +149,6 @@ def smoke(paper: Settings, max_steps: int, episodes: int = 1) -> Settings:
             horizon=5,
             starts=4,
             hidden=32,
-            xla=False,
             eval_every=10,
             seed_episodes=2,
             round_episodes=2,

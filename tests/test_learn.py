@@ -105,7 +105,7 @@ def test_stopped_again_and_again_it_comes_to_the_same(online, tmp_path):
     """While it plays, between two updates of a round, and while C is scored: what is on disk then is enough."""
     start_tensorflow()
     task, settings = get_task("carracing"), load_settings(online / "settings.json")
-    options = dataclasses.replace(settings.actor_critic, updates=6, xla=False)
+    options = dataclasses.replace(settings.actor_critic, updates=6)
     settings = dataclasses.replace(settings, actor_critic=options)
 
     def learn_until(run: Run, looks: float) -> bool:
@@ -148,7 +148,7 @@ def test_only_the_best_scorings_m_is_kept_and_other_cs_say_so(online):
 def test_a_scoring_at_an_early_end_does_not_count_for_a_longer_run(online, tmp_path):
     start_tensorflow()
     task, settings = get_task("carracing"), load_settings(online / "settings.json")
-    settings = dataclasses.replace(settings, actor_critic=dataclasses.replace(settings.actor_critic, updates=2, xla=False))
+    settings = dataclasses.replace(settings, actor_critic=dataclasses.replace(settings.actor_critic, updates=2))
     for stage in ("extract", "vae", "encode", "rnn"):
         shutil.copytree(online / stage, tmp_path / "run" / stage)
     run = Run(tmp_path / "run", settings)
@@ -175,7 +175,7 @@ def test_a_later_training_goes_on_with_the_c_and_the_critic_of_another(online, t
     start = tmp_path / "start"
     shutil.copytree(online / "controller", start / "controller")
     best, critic = start / "controller" / "best.npz", start / "controller" / "critic.npz"
-    options = dataclasses.replace(settings.actor_critic, xla=False, average_rate=0.5)
+    options = dataclasses.replace(settings.actor_critic, average_rate=0.5)
     settings = dataclasses.replace(
         settings, actor_critic=options, controller=dataclasses.replace(settings.controller, start=str(start), world="dream")
     )

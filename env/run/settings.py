@@ -256,7 +256,7 @@ class ActorCritic:
     replay_weight: float = setting(
         0.0, "weight of the critic's loss on what was really earned, beside that on dreams (DreamerV3: 0.3)", low=0, absent=0.0
     )
-    xla: bool = setting(True, "compile the training step by XLA: it takes half a minute more to start, and a third less time for each step")
+    xla: bool = setting(False, "compile the training step by XLA: it takes minutes more to start; on a CPU no step is faster for it")
     eval_every: int = setting(1000, "training steps between scorings of the actor", low=1, resumable=True)
     seed_episodes: int = setting(20, "recorded episodes to begin with, where the real world is played", low=1)
     round_episodes: int = setting(4, "episodes that the actor then plays between trainings", low=1)
