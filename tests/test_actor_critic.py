@@ -375,9 +375,9 @@ def test_control_is_learned_in_a_dream(gradient):
     keras.utils.set_random_seed(2)
     learner = ActorCritic(Policy(1, 1, 16), ONE, dataclasses.replace(SMALL, gradient=gradient, horizon=10, gamma=0.95), "z", 1.0)
     memory, rng = Line(), np.random.default_rng(0)
-    step = tf.function(learner.learn, jit_compile=True)
+    step = tf.function(learner.learn)
     assert mean_reward(learner) < 0.5 * best_mean_reward()
-    for _ in range(1000):
+    for _ in range(2500):  # of four seeds all reach 0.96 by then, and by 1,000 not all 0.9
         start = Place(tf.constant(rng.uniform(-2, 2, (8, 8, 1)).astype(np.float32)))
         step(memory, line_batch(), start, tf.constant(rng.standard_normal((10, 64, 2), np.float32)))
     assert mean_reward(learner) > (0.95 if gradient == "reinforce" else 0.9) * best_mean_reward()
