@@ -377,7 +377,7 @@ def test_control_is_learned_in_a_dream(gradient):
     memory, rng = Line(), np.random.default_rng(0)
     step = tf.function(learner.learn)
     assert mean_reward(learner) < 0.5 * best_mean_reward()
-    for _ in range(2500):  # of four seeds all reach 0.96 by then, and by 1,000 not all 0.9
+    for _ in range(2500):  # through M all of four seeds reach 0.96 by then, and not all 0.9 by 1,000
         start = Place(tf.constant(rng.uniform(-2, 2, (8, 8, 1)).astype(np.float32)))
         step(memory, line_batch(), start, tf.constant(rng.standard_normal((10, 64, 2), np.float32)))
     assert mean_reward(learner) > (0.95 if gradient == "reinforce" else 0.9) * best_mean_reward()
