@@ -251,6 +251,29 @@ def test_the_gradient_through_m_is_that_of_finite_differences():
         assert (loss(at + shift)[0] - loss(at - shift)[0]) / (2 * step) == pytest.approx(exact[i], rel=0.03, abs=1e-3)
 
 
+def test_dreams_and_gradients_are_the_same_under_xla():
+    """In a tf.while_loop XLA (of TensorFlow 2.21) takes x[t, :, own:] for x[t, :, :A], without a word: C would draw its actions by the
+    numbers by which M draws what comes of them."""
+    keras.utils.set_random_seed(1)
+    memory, learner = Line(), ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, gradient="dynamics"), "z", 1.0)
+    learner.actor.params.assign(random(learner.actor.policy.own_size))
+    learner.critic.last.kernel.assign(random(*learner.critic.last.kernel.shape))
+    start, noise = Place(tf.constant(random(64, 1))), tf.constant(random(5, 64, 2))
+
+    def actor_loss():
+        with tf.GradientTape() as tape:
+            loss = learner.loss_terms(memory, start, tf.ones(64), noise)["actor"]
+        return loss, tape.gradient(loss, learner.actor.trainable_variables), learner.dream(memory, start, noise)
+
+    found = []
+    for xla in (False, True):
+        learner.low.assign(0.0)
+        learner.high.assign(0.0)
+        found.append(tf.nest.flatten(tf.function(actor_loss, jit_compile=xla)()))
+    for plain, compiled in zip(*found):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_a_return_trusts_the_critic_where_the_dream_ends():
     """One step, on the line: the reward of where it leads, and the worth of that place."""
     keras.utils.set_random_seed(1)

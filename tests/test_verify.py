@@ -12,7 +12,7 @@ from conftest import ROOT, run_python
 
 from controller.results.evidence import of_run, of_shipped
 from controller.results.scores import summarise
-from controller.results.tables import all_tables, loss_tables, score_rows
+from controller.results.tables import all_tables, deaths_per_step, deaths_table, loss_tables, score_rows
 from controller.results.welch import Difference, difference, verdict
 from env.run.files import JsonlLog, save_arrays, write_json
 from env.run.weights import fingerprint, fingerprints, model_paths
@@ -111,6 +111,20 @@ def test_a_runs_tables(run, task):
     for table in tables.values():
         lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
         assert len({len(line) for line in lines}) == 1, "columns are aligned"
+
+
+def test_deaths_are_a_share_of_the_steps_lived_in_each_part_of_an_episode():
+    early, late, never = deaths_per_step([10, 30, 100], 100, [0, 20, 100])[:2] + deaths_per_step([20, 20], 100, [0, 20, 100])[1:]
+    assert early == pytest.approx(1 / (10 + 20 + 20))
+    assert late == pytest.approx(1 / (10 + 80)), "at the limit nobody died"
+    assert math.isnan(never), "nobody lived so long"
+    assert deaths_per_step([100], 200, [0, 100]) == [0.01], "below the limit somebody did"
+
+
+def test_deaths_are_told_of_games_whose_m_foresees_them():
+    row = next(row for row in deaths_table(of_shipped(get_task("doom"))).data if row["agent"].endswith("shipped"))
+    assert len(row["game"]) == len(row["dream"]) == len(row["steps"]) - 1 and row["steps"][-1] == 2100
+    assert not deaths_table(of_shipped(get_task("carracing"))).rows
 
 
 def test_losses_are_means_over_the_rows_near_a_step_beside_the_authors():

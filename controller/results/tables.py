@@ -31,6 +31,7 @@ from env.tasks import system
 NOT_RUN = "not run"
 CONDITIONS = ("render", "frames", "dtype", "max_steps")  # of a scoring
 PARTS = {"vae": "V", "rnn": "M", "controller": "C"}
+STAGES = (0, 1 / 7, 2 / 7, 4 / 7, 1)  # of an episode's most steps: in Doom up to 300, 600, 1,200 and 2,100
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Table:
 def all_tables(evidence: Evidence) -> list[Table]:
     """Those of one game, without the empty ones."""
     papers = [] if evidence.systems and not evidence.agents else [score_rows(evidence)]
-    tables = [*papers, systems_table(evidence), paired_table(evidence), *curve_tables(evidence), *loss_tables(evidence)]
-    tables += [forecast_table(evidence), parameter_table(evidence), cost_table(evidence)]
+    tables = [*papers, systems_table(evidence), deaths_table(evidence), paired_table(evidence), *curve_tables(evidence)]
+    tables += [*loss_tables(evidence), forecast_table(evidence), parameter_table(evidence), cost_table(evidence)]
     return [table for table in tables if table.rows]
 
 
@@ -341,6 +342,45 @@ def systems_table(evidence: Evidence) -> Table:
         rows.append([memory, trainer, "", _why_not(evidence, memory, trainer), "", "", "", ""])
     notes = ["Hours are those of the machine that it ran on, as the logs say; V's are shared by agents on the same V."]
     return Table(title, header, rows, notes, data)
+
+
+def deaths_table(evidence: Evidence) -> Table:
+    """When agents die that were scored in the game and in M's dream: a dream in which danger does not grow as it does in the game is too
+    easy for who lives long, however right it is about the first steps. Nothing where M foresees no deaths."""
+    rows, data = [], []
+    paper = evidence.task.scales["paper"]
+    bounds = [round(stage * paper.world.max_steps) for stage in STAGES]
+    for agent in [*evidence.agents, *(agent for agent, _ in evidence.systems)]:
+        scores = None if agent.stale or not paper.rnn.restart else agent.scores
+        if not scores or not scores.get("dream"):
+            continue
+        dream, settings = scores["dream"], agent.settings
+        game, dreamt = (
+            [1000 * rate for rate in deaths_per_step(found["lengths"], limit, bounds)]
+            for found, limit in ((scores, scores["max_steps"]), (dream, dream["steps"]))
+        )
+        shown = [" / ".join("-" if np.isnan(rate) else f"{rate:.2f}" for rate in both) for both in zip(game, dreamt)]
+        rows.append([agent.name, f"{settings.memory}, {settings.trainer}", *shown, f"{scores['mean']:.0f} / {dream['mean']:.0f}"])
+        data.append({"agent": agent.name, "steps": bounds, "game": game, "dream": dreamt})
+    header = ["C", "memory, trainer", *(f"steps {low + 1:,} to {high:,}" for low, high in zip(bounds, bounds[1:])), "score"]
+    notes = ["Game / dream: deaths for each 1,000 steps that were lived in that part of an episode; - where nobody lived so long."]
+    return Table("When they die", header, rows, notes, data)
+
+
+def deaths_per_step(lengths: list[int], limit: int, bounds: list[int]) -> list[float]:
+    """Deaths in each part of an episode as a share of the steps that were lived in it; nan where there were none.
+
+    Args:
+        lengths: steps of each episode.
+        limit: those after which episodes are cut: no deaths.
+        bounds: the parts' first and last steps, as [0, 300, 600].
+    """
+    steps, rates = np.array(lengths), []
+    for low, high in zip(bounds, bounds[1:]):
+        lived = np.clip(steps, low, high).sum() - low * len(steps)
+        died = ((low < steps) & (steps <= high) & (steps < limit)).sum()
+        rates.append(float(died / lived) if lived else float("nan"))
+    return rates
 
 
 def forecast_table(evidence: Evidence) -> Table:
