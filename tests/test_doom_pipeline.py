@@ -60,7 +60,8 @@ def test_a_c_for_each_temperature_on_one_v_and_m(run):
         assert (study / "rnn").resolve() == (run / "rnn").resolve()
         scores = json.loads((study / "evaluate" / "scores.json").read_text())
         assert scores["dream"]["temperature"] == float(name[4:])
-        (line,) = [line for line in result.stdout.splitlines() if f"| {name} " in line]
+        line, deaths = [line for line in result.stdout.splitlines() if f"| {name} " in line]
+        assert deaths.startswith(f"| {name} "), "the table of scores begins with the paper's row, that of deaths with the C"
         assert "not comparable (episodes of" in line and f"{scores['dream']['mean']:.1f} ± " not in line
     assert (run / "studies" / "tau-1.15" / "controller").resolve() == (run / "controller").resolve(), "the run's own C is at 1.15"
     assert "tau-0.5" in (run / "studies" / "doom.md").read_text() and (run / "studies" / "doom.png").stat().st_size > 10000
