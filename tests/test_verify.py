@@ -127,6 +127,16 @@ def test_deaths_are_told_of_games_whose_m_foresees_them():
     assert not deaths_table(of_shipped(get_task("carracing"))).rows
 
 
+def test_a_step_of_a_held_action_counts_as_its_frames():
+    evidence = of_shipped(get_task("doom"))
+    agent = evidence.agents[-1]
+    scores = agent.scores | {"lengths": [50, 525], "dream": agent.scores["dream"] | {"lengths": [525, 525], "steps": 525}}
+    settings = dataclasses.replace(agent.settings, world=dataclasses.replace(agent.settings.world, repeat=4))
+    held = dataclasses.replace(evidence, agents=[dataclasses.replace(agent, settings=settings, scores=scores)], systems=[])
+    (row,) = deaths_table(held).data
+    assert row["game"] == pytest.approx([1000 / 500, 0, 0, 0]) and row["dream"] == [0, 0, 0, 0], "who reaches the limit did not die"
+
+
 def test_losses_are_means_over_the_rows_near_a_step_beside_the_authors():
     evidence = of_shipped(get_task("doom"))
     rows = [{"step": s, "loss": 40.0, "reconstruction": float(s), "kl": 32.0} for s in (300, 390, 400, 500, 600, 610, 1300)]

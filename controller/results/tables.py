@@ -354,16 +354,16 @@ def deaths_table(evidence: Evidence) -> Table:
         scores = None if agent.stale or not paper.rnn.restart else agent.scores
         if not scores or not scores.get("dream"):
             continue
-        dream, settings = scores["dream"], agent.settings
+        dream, settings, repeat = scores["dream"], agent.settings, agent.settings.world.repeat
         game, dreamt = (
-            [1000 * rate for rate in deaths_per_step(found["lengths"], limit, bounds)]
-            for found, limit in ((scores, scores["max_steps"]), (dream, dream["steps"]))
+            [1000 * rate for rate in deaths_per_step([repeat * length for length in found["lengths"]], limit, bounds)]
+            for found, limit in ((scores, scores["max_steps"]), (dream, repeat * dream["steps"]))
         )
         shown = [" / ".join("-" if np.isnan(rate) else f"{rate:.2f}" for rate in both) for both in zip(game, dreamt)]
         rows.append([agent.name, f"{settings.memory}, {settings.trainer}", *shown, f"{scores['mean']:.0f} / {dream['mean']:.0f}"])
         data.append({"agent": agent.name, "steps": bounds, "game": game, "dream": dreamt})
     header = ["C", "memory, trainer", *(f"steps {low + 1:,} to {high:,}" for low, high in zip(bounds, bounds[1:])), "score"]
-    notes = ["Game / dream: deaths for each 1,000 steps that were lived in that part of an episode; - where nobody lived so long."]
+    notes = ["Game / dream: deaths for each 1,000 steps of the game that were lived in that part of an episode; - where nobody lived so long."]
     return Table("When they die", header, rows, notes, data)
 
 
