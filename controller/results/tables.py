@@ -363,7 +363,7 @@ def deaths_table(evidence: Evidence) -> Table:
         rows.append([agent.name, f"{settings.memory}, {settings.trainer}", *shown, f"{scores['mean']:.0f} / {dream['mean']:.0f}"])
         data.append({"agent": agent.name, "steps": bounds, "game": game, "dream": dreamt})
     header = ["C", "memory, trainer", *(f"steps {low + 1:,} to {high:,}" for low, high in zip(bounds, bounds[1:])), "score"]
-    notes = ["Game / dream: deaths for each 1,000 steps of the game that were lived in that part of an episode; - where nobody lived so long."]
+    notes = ["Game / dream: deaths for each 1,000 steps of the game lived in that part of an episode; - where nobody lived so long."]
     return Table("When they die", header, rows, notes, data)
 
 
