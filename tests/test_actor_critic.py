@@ -300,12 +300,12 @@ def test_the_actor_waits_for_its_critic():
     start, noise = Place(tf.constant(random(8, 8, 1))), tf.constant(random(5, 64, 2))
     learner = ActorCritic(Policy(1, 1, 6), ONE, dataclasses.replace(SMALL, critic_first=2), "z", 1.0)
     c, critic = learner.actor.candidate(), [np.asarray(v) for v in learner.critic.trainable_variables]
-    step = tf.function(learner.learn, jit_compile=True)
+    memory, step = Line(), tf.function(learner.learn)
     for _ in range(2):
-        step(Line(), line_batch(), start, noise)
+        step(memory, line_batch(), start, noise)
     np.testing.assert_array_equal(learner.actor.candidate(), c)
     assert any(np.abs(v - before).max() > 0 for v, before in zip(learner.critic.trainable_variables, critic))
-    step(Line(), line_batch(), start, noise)
+    step(memory, line_batch(), start, noise)
     assert np.abs(learner.actor.candidate() - c).max() > 1e-4
 
 
@@ -400,10 +400,13 @@ def test_control_is_learned_in_a_dream(gradient):
     memory, rng = Line(), np.random.default_rng(0)
     step = tf.function(learner.learn)
     assert mean_reward(learner) < 0.5 * best_mean_reward()
-    for _ in range(2500):  # through M all of four seeds reach 0.96 by then, and not all 0.9 by 1,000
+    asked = (0.95 if gradient == "reinforce" else 0.9) * best_mean_reward()
+    for number in range(2500):  # at most: through M all of four seeds reach 0.96 by then, and not all 0.9 by 1,000
         start = Place(tf.constant(rng.uniform(-2, 2, (8, 8, 1)).astype(np.float32)))
         step(memory, line_batch(), start, tf.constant(rng.standard_normal((10, 64, 2), np.float32)))
-    assert mean_reward(learner) > (0.95 if gradient == "reinforce" else 0.9) * best_mean_reward()
+        if number % 250 == 249 and mean_reward(learner) > asked:
+            break
+    assert mean_reward(learner) > asked
 
 
 def test_c_prefers_what_a_confident_actor_does():
@@ -495,7 +498,7 @@ def test_a_world_of_control_is_solved_in_dreams_of_it():
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, 4000, alpha=0.1))
     optimizer.build(memory.trainable_variables)
 
-    @tf.function(jit_compile=True)
+    @tf.function
     def step(noise, dreaming, *parts):
         batch = type(one)(*parts)
         with tf.GradientTape() as tape:
@@ -503,11 +506,6 @@ def test_a_world_of_control_is_solved_in_dreams_of_it():
         optimizer.apply_gradients(zip(tape.gradient(terms["loss"], memory.trainable_variables), memory.trainable_variables))
         return learner.learn(memory, batch, memory.follow(batch, noise), dreaming)
 
-    for _ in range(4000):
-        one = replay.sample(rng, options.batch, options.window)
-        noise = rng.standard_normal((options.batch, options.window, memory.sample_noise), np.float32)
-        dreaming = rng.standard_normal((10, options.batch * 6, memory.imagine_noise + 1), np.float32)
-        step(tf.constant(noise), tf.constant(dreaming), *map(tf.constant, one))
     state = None
     shape = (64, memory.observe_noise)
 
@@ -517,7 +515,16 @@ def test_a_world_of_control_is_solved_in_dreams_of_it():
         state = memory.observe(state, tf.constant(actions[-1][:, None].astype(np.float32)), x, noise) if t else memory.initial(x, noise)
         return learner.actor.distribution(memory.features(state, "zh"))[0].numpy()[:, 0]
 
-    earned = chase(np.random.default_rng(5), act)[1]
     best = chase(np.random.default_rng(5), lambda seen, actions, t: np.clip((GOAL - seen[-1][:, 0]) / 0.3, -1, 1))[1]
+    earned = 0.0
+    for number in range(1, 4001):  # at most
+        one = replay.sample(rng, options.batch, options.window)
+        noise = rng.standard_normal((options.batch, options.window, memory.sample_noise), np.float32)
+        dreaming = rng.standard_normal((10, options.batch * 6, memory.imagine_noise + 1), np.float32)
+        step(tf.constant(noise), tf.constant(dreaming), *map(tf.constant, one))
+        if number % 1000 == 0:
+            earned = chase(np.random.default_rng(5), act)[1]
+            if earned > 0.95 * best:
+                break
     assert aimless < 0.6 * best
     assert earned > 0.95 * best

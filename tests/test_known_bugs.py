@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -521,10 +522,20 @@ BUGS = [
 ]
 
 
+def linked(source: str, target: str) -> None:
+    """A file is copied; weights, which are large and which nobody writes into, are only linked to where they are on the same disk."""
+    if source.endswith(".npz"):
+        try:
+            return os.link(source, target)
+        except OSError:
+            pass
+    shutil.copy2(source, target)
+
+
 def finds(bug: Bug, folder: Path) -> str:
     """Put the bug into a copy of the project and run its test: '' when it fails as it must, else what went wrong."""
     for name in ("env", "vae", "rnn", "controller", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.png", "*.jsonl"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.png", "*.jsonl"), copy_function=linked)
     shutil.copy(ROOT / "setup.cfg", folder)
     file = folder / bug.file
     text = file.read_text()
