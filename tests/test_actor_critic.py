@@ -400,12 +400,14 @@ def test_control_is_learned_in_a_dream(gradient):
     memory, rng = Line(), np.random.default_rng(0)
     step = tf.function(learner.learn)
     assert mean_reward(learner) < 0.5 * best_mean_reward()
-    asked = (0.95 if gradient == "reinforce" else 0.9) * best_mean_reward()
+    asked, reached = (0.95 if gradient == "reinforce" else 0.9) * best_mean_reward(), 0
     for number in range(2500):  # at most: through M all of four seeds reach 0.96 by then, and not all 0.9 by 1,000
         start = Place(tf.constant(rng.uniform(-2, 2, (8, 8, 1)).astype(np.float32)))
         step(memory, line_batch(), start, tf.constant(rng.standard_normal((10, 64, 2), np.float32)))
-        if number % 250 == 249 and mean_reward(learner) > asked:
-            break
+        if number % 250 == 249:
+            reached = reached + 1 if mean_reward(learner) > asked else 0
+            if reached == 2:  # by no luck
+                break
     assert mean_reward(learner) > asked
 
 
