@@ -160,11 +160,11 @@ def replay_returns(batch: Batch, values: tf.Tensor, gamma: float, lam: float) ->
     Returns:
         The returns, and for which frames they are known, as 1 or 0: not for an episode's last one, after which nothing was done.
     """
-    reward, done, first = (tf.cast(part, tf.float32) for part in (batch.reward, batch.done, batch.first))
+    reward, done, first, lost = (tf.cast(part, tf.float32) for part in (batch.reward, batch.done, batch.first, batch.lost))
     known = tf.maximum(1.0 - first[:, 1:], done[:, :-1])
     ahead, returns = values[:, -1], []
     for t in reversed(range(values.shape[1] - 1)):
-        earned = reward[:, t] + gamma * (1.0 - done[:, t]) * ((1.0 - lam) * values[:, t + 1] + lam * ahead)
+        earned = reward[:, t] + gamma * (1.0 - lost[:, t]) * ((1.0 - lam) * values[:, t + 1] + lam * ahead)
         ahead = known[:, t] * earned + (1.0 - known[:, t]) * values[:, t]
         returns.append(ahead)
     return tf.stack(returns[::-1], axis=1), known

@@ -145,7 +145,8 @@ class Learning:
         self.step = make_step(self.memory, self.optimizer, self.learner, settings)
         options = settings.actor_critic
         capacity = min(options.capacity, frames_to_come(run))
-        self.replay = Replay(capacity, settings.vae.z_size, task.actions.size, self.memory.with_last, self.learns_to_see)
+        z_size, with_last = settings.vae.z_size, self.memory.with_last
+        self.replay = Replay(capacity, z_size, task.actions.size, with_last, self.learns_to_see, settings.learns_health)
         self.play = Play(run, task, self.memory, self.learner, self.vae) if self.online else None
         self.first: np.ndarray | None = None
         self.arrays = FRAMES if self.learns_to_see else LATENTS

@@ -4,6 +4,7 @@ An episode of T steps holds obs uint8 [T + 1, 64, 64, 3], action float32 [T, A],
 obs[t] is the frame that the agent saw before it took action[t]; reward[t], done[t] and obs[t + 1] are what that action brought.
 The last frame, obs[T], is thus what an episode ended with, such as a death: a memory with heads on its own state learns the
 reward and the end from it. V, and the paper's M, learn from the T frames before it, as the authors' do.
+Of a world whose `info` tells the agent's health, from 1 to 0, there is also health float32 [T + 1].
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from env.run.files import DAMAGE, META, check_members, save_arrays
 Episode = dict[str, np.ndarray]
 FRAMES = ("obs", "action", "reward", "done")
 LATENTS = ("mu", "logvar", "action", "reward", "done")
-WITH_LAST = frozenset(("obs", "mu", "logvar"))  # one more than there are steps
+HEALTH = "health"
+WITH_LAST = frozenset(("obs", "mu", "logvar", HEALTH))  # one more than there are steps
 
 
 def episode_path(folder: Path, index: int) -> Path:
@@ -41,7 +43,7 @@ def write_episode(path: Path, episode: Episode, compress: bool = True) -> None:
 
 
 def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
-    """Read the arrays `keys` of one file.
+    """Read the arrays `keys` of one file; with all FRAMES or LATENTS comes health, too, where the file has it.
 
     Raises:
         UserError: the file is missing, damaged or of an older version; the message says how to mend it.
@@ -49,7 +51,8 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
     try:
         with np.load(path, allow_pickle=False) as archive:
             check_members(path, archive)
-            episode = {key: archive[key] for key in keys}
+            more = (HEALTH,) if keys in (FRAMES, LATENTS) and HEALTH in archive.files else ()
+            episode = {key: archive[key] for key in keys + more}
             steps = len(archive["done"])
             number = json.loads(str(archive[META]))["episode"] if META in archive.files else int(path.stem)
         if number != int(path.stem):
@@ -64,6 +67,13 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
     if any(length != steps for length in found.values()):
         raise UserError(f"episode file {path} lacks its last frame, an older version made it: delete {path.parents[1]} and make it anew")
     return episode
+
+
+def lost_lives(episode: Episode) -> np.ndarray:
+    """Which share of a whole life each step cost, float32 [T]: 0.13 for a hit of 13 points of a health of 100, and for the last one,
+    if it was deadly, what was left. Healing gives none back. Over a life that ends with a death they sum to one, as `done` does."""
+    health = np.where(np.append(False, episode["done"]), 0.0, episode[HEALTH])
+    return np.maximum(health[:-1] - health[1:], 0.0).astype(np.float32)
 
 
 def is_whole(path: Path, keys: tuple[str, ...] = FRAMES) -> bool:

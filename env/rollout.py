@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from env.actions import Discrete
-from env.episodes import Episode
+from env.episodes import HEALTH, Episode
 from env.run.errors import UserError
 from env.run.settings import World
 from env.tasks import Task
@@ -233,14 +233,16 @@ class _Slot:
         self.world, self.job, self.record = world, job, record
         self.score, self.length = 0.0, 0
         self.rows: list[tuple] = []
-        self.frame, _ = world.reset(seed=job.seed)
+        self.frame, info = world.reset(seed=job.seed)
+        self.health = [info.get(HEALTH)]
 
     def step(self, action: np.ndarray, past_done: bool) -> bool:
         """Take the action; returns whether the episode is over."""
         asked = action.copy() if self.record else action  # a world may change what it is given
-        frame, reward, terminated, truncated, _ = self.world.step(action)
+        frame, reward, terminated, truncated, info = self.world.step(action)
         if self.record:
             self.rows.append((self.frame, asked, reward, terminated))
+            self.health.append(info.get(HEALTH))
         self.frame = frame
         self.score += float(reward)
         self.length += 1
@@ -259,6 +261,8 @@ class _Slot:
                 "reward": np.array(reward, np.float32),
                 "done": np.array(done, bool),
             }
+            if None not in self.health:
+                episode[HEALTH] = np.array(self.health, np.float32)
         return Result(self.job, self.score, self.length, episode)
 
 

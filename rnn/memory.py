@@ -53,6 +53,7 @@ class Batch(NamedTuple):
         reward: what that action earned, float32 [B, T].
         done: 1 where the world ended the episode upon that action (a step limit is no such end), else 0, float32 [B, T].
         first: 1 where a frame is its episode's first, else 0, float32 [B, T].
+        lost: which share of a life that action cost, from which ends are learned: `done` itself, or the health lost, float32 [B, T].
         fresh: whether the state before it is that of no episode instead of the last batch's, bool [].
     """
 
@@ -62,6 +63,7 @@ class Batch(NamedTuple):
     reward: Any
     done: Any
     first: Any
+    lost: Any
     fresh: Any
 
 
@@ -206,7 +208,7 @@ def as_batch(
     """A batch of sequences of their own, of which no frame is an episode's first, and no action earns or ends anything, unless it is
     said."""
     reward, done, first = (np.zeros(np.shape(mu)[:2], np.float32) if part is None else part for part in (reward, done, first))
-    return Batch(mu, logvar, action, reward, done, first, np.array(True))
+    return Batch(mu, logvar, action, reward, done, first, done, np.array(True))
 
 
 def batch_signature(rows: int, window: int | None, z_size: int, actions: int, pixels: bool = False) -> Batch:
@@ -222,4 +224,4 @@ def batch_signature(rows: int, window: int | None, z_size: int, actions: int, pi
     steps = tf.TensorSpec((rows, window), tf.float32)
     mu = tf.TensorSpec((rows, window, 64, 64, 3), tf.uint8) if pixels else tf.TensorSpec((rows, window, z_size), tf.float16)
     logvar = tf.TensorSpec((rows, window, 0 if pixels else z_size), tf.float16)
-    return Batch(mu, logvar, tf.TensorSpec((rows, window, actions), tf.float32), steps, steps, steps, tf.TensorSpec((), tf.bool))
+    return Batch(mu, logvar, tf.TensorSpec((rows, window, actions), tf.float32), steps, steps, steps, steps, tf.TensorSpec((), tf.bool))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from env.episodes import FRAMES, LATENTS, Episode, read_episode
+from env.episodes import FRAMES, HEALTH, LATENTS, Episode, lost_lives, read_episode
 from env.run.errors import UserError
 from rnn.memory import Batch
 
@@ -27,14 +27,15 @@ class Replay:
         z_size, actions: sizes of z and of an action.
         with_last: keep each episode's last frame, the one after its last action (rnn/memory.py, Memory).
         pixels: keep frames instead of latents.
+        health: learn ends from the agent's health (env/episodes.py, lost_lives) instead of from deaths.
 
     Raises:
         UserError: so much would not fit into this machine's memory.
     """
 
-    def __init__(self, capacity: int, z_size: int, actions: int, with_last: bool, pixels: bool = False) -> None:
-        self._capacity, self._with_last, self._pixels = capacity, with_last, pixels
-        size = capacity * ((64 * 64 * 3 if pixels else 4 * z_size) + 4 * (actions + 3))
+    def __init__(self, capacity: int, z_size: int, actions: int, with_last: bool, pixels: bool = False, health: bool = False) -> None:
+        self._capacity, self._with_last, self._pixels, self._health = capacity, with_last, pixels, health
+        size = capacity * ((64 * 64 * 3 if pixels else 4 * z_size) + 4 * (actions + 4))
         if size > MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
             raise UserError(f"a capacity of {capacity} frames takes {size / 1e9:.0f} GB, more than this machine can give: lower it")
         # Not touched before they are written to, so that they take up no memory until then.
@@ -45,6 +46,7 @@ class Replay:
             "reward": np.empty(capacity, np.float32),
             "done": np.empty(capacity, np.float32),
             "first": np.empty(capacity, np.float32),
+            "lost": np.empty(capacity, np.float32),
         }
         self._added = 0  # frames, those that made room included
         self._unseen: list[tuple[int, int]] = []  # frames from, to, counted from the first that was ever added
@@ -63,6 +65,7 @@ class Replay:
             rows[key][:] = episode[source][:frames]
         for key in ("action", "reward", "done"):  # nothing was done at the last frame
             rows[key][:steps] = episode[key]
+        rows["lost"][:steps] = lost_lives(episode) if self._health else episode["done"]
         rows["first"][0] = 1
         place = np.arange(self._added, self._added + frames) % self._capacity
         for key, array in self._arrays.items():
@@ -121,6 +124,8 @@ class Replay:
         """Keep episodes from files, as many as fit; the last ones of `paths` are left out if not all do."""
         for path in paths:
             episode = read_episode(path, FRAMES if self._pixels else LATENTS)
+            if self._health and HEALTH not in episode:
+                raise UserError(f"{path} tells of no health, which rssm.ends_from asks for: record anew, or take --rssm-ends-from deaths")
             if len(self) + len(episode["done"]) + 1 > self._capacity:
                 break
             self.add(episode)

@@ -34,12 +34,12 @@ FEATURES = {"z": ("s",), "zh": ("s", "h")}  # the setting says z for the stochas
 
 
 class Carried(NamedTuple):
-    """What leads from a batch of a stream to the next: the last state, and the action, reward and end that came after it."""
+    """What leads from a batch of a stream to the next: the last state, and the action, reward and loss of life that came after it."""
 
     state: State
     action: tf.Tensor
     reward: tf.Tensor
-    done: tf.Tensor
+    lost: tf.Tensor
 
 
 class Unrolled(NamedTuple):
@@ -207,7 +207,7 @@ class RSSM(keras.Model):
 
             frame t            x_t
             state t            h_t = GRU(h_{t-1}, s_{t-1}, action[t-1]),  s_t ~ q(h_t, x_t)
-            heads of state t   x_t,  reward[t-1],  1 - done[t-1]
+            heads of state t   x_t,  reward[t-1],  1 - lost[t-1]
 
         At an episode's first frame, and at the batch's first one if nothing is carried, the state and action before it are zero, and there
         is no reward and no end to learn.
@@ -279,7 +279,7 @@ class RSSM(keras.Model):
             likelihood given all before it, to compare with the MDN-RNN's. And what to carry to the next batch.
         """
         means, states = self._terms(batch, noise, carried)
-        after = (tf.cast(part, tf.float32)[:, -1] for part in (batch.action, batch.reward, batch.done))
+        after = (tf.cast(part, tf.float32)[:, -1] for part in (batch.action, batch.reward, batch.lost))
         return means, Carried(tf.nest.map_structure(lambda part: part[:, -1], states), *after)
 
     def loss_and_states(self, batch: Batch, noise: tf.Tensor) -> tuple[dict[str, tf.Tensor], State]:
@@ -294,9 +294,9 @@ class RSSM(keras.Model):
         state = State(steps.h, steps.s)
         seen, rows = self.both(state), tf.shape(x)[0]
         start = self.blank(rows) if carried is None else carried
-        reward, done = (
+        reward, lost = (
             tf.concat([first[:, None], tf.cast(after, tf.float32)[:, :-1]], axis=1)
-            for first, after in ((start.reward, batch.reward), (start.done, batch.done))
+            for first, after in ((start.reward, batch.reward), (start.lost, batch.lost))
         )
         posterior, prior = self._distribution(steps.logits), self._distribution(self.prior(steps.h))
         kl = posterior.kl(prior)
@@ -307,7 +307,7 @@ class RSSM(keras.Model):
         terms = {
             "recon": self.recon_loss(decoded, batch, noise),
             "reward": known * self.reward_kind.loss(self.reward(seen), reward),
-            "cont": known * tf.nn.sigmoid_cross_entropy_with_logits(1.0 - done, self.goes_on(at_end)[..., 0]),
+            "cont": known * tf.nn.sigmoid_cross_entropy_with_logits(1.0 - lost, self.goes_on(at_end)[..., 0]),
             "kl": kl,
         }
         weighted = settings.beta_recon * terms["recon"] + settings.beta_reward * terms["reward"] + settings.beta_cont * terms["cont"]

@@ -84,7 +84,8 @@ def episodes_batch(episodes: Episodes, settings: Settings, step: int) -> Batch:
         sequences.append([episode[key][start : start + length] for key in KEYS])
         firsts.append(np.arange(start, start + length) == 0)
     mu, logvar, action, reward, done = (np.stack(parts) for parts in zip(*sequences))
-    return Batch(mu, logvar, action, reward, done.astype(np.float32), np.stack(firsts).astype(np.float32), np.array(True))
+    done = done.astype(np.float32)
+    return Batch(mu, logvar, action, reward, done, np.stack(firsts).astype(np.float32), done, np.array(True))
 
 
 def _learned(path: Path) -> Episode:
@@ -109,7 +110,8 @@ def stream_batches(episodes: Episodes, rows: int, window: int, rng: np.random.Ge
     parts = [_frames_from(paths, lengths, (row * count + skip) * window, window) for row in range(rows)]
     for number in range(skip, count):
         mu, logvar, action, reward, done, restart = (np.stack(arrays) for arrays in zip(*(next(part) for part in parts)))
-        yield Batch(mu, logvar, action, reward, done.astype(np.float32), restart, np.array(number == 0))
+        done = done.astype(np.float32)
+        yield Batch(mu, logvar, action, reward, done, restart, done, np.array(number == 0))
 
 
 def _frames_from(paths: list[Path], lengths: np.ndarray, start: int, window: int) -> Iterator[tuple[np.ndarray, ...]]:

@@ -124,7 +124,7 @@ def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], It
         return lambda done: batches(episodes, settings, done)
     rssm = settings.rssm
     capacity = min(rssm.capacity, int((episodes.lengths + 1).sum()))
-    replay = Replay(capacity, settings.vae.z_size, task.actions.size, memory.with_last, settings.sees_pixels)
+    replay = Replay(capacity, settings.vae.z_size, task.actions.size, memory.with_last, settings.sees_pixels, settings.learns_health)
     replay.fill(episode_paths(run) if settings.sees_pixels else episodes.paths)
     replay.all_seen()
     replay.check(rssm.window)

@@ -144,6 +144,13 @@ class Rssm:
         choices=("seen", "imagined"),
         absent="seen",
     )
+    ends_from: str = setting(
+        "deaths",
+        "what the end is learned from: deaths; or the agent's health, where the world tells of it: each step ends the episode by the share "
+        "of a life that it cost, so that many hits teach what one death would",
+        choices=("deaths", "health"),
+        absent="deaths",
+    )
     ends_ahead: int = setting(
         1, "imagined ends: for how many steps M imagines on from what it saw before it begins again from that", low=1, absent=1
     )
@@ -332,6 +339,11 @@ class Settings:
     def sees_pixels(self) -> bool:
         """Whether M learns from frames, and V with it."""
         return self.memory == "rssm" and self.rssm.observations == "pixels"
+
+    @property
+    def learns_health(self) -> bool:
+        """Whether M learns ends from the agent's health."""
+        return self.memory == "rssm" and self.rssm.ends_from == "health"
 
     @property
     def dream_steps(self) -> int:
