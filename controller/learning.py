@@ -329,7 +329,7 @@ def frames_to_come(run: Run) -> int:
     settings, options = run.settings, run.settings.actor_critic
     longest = settings.world.steps() + 1
     pooled = sum(row["length"] + 1 for row in pooled_rows(run.path, settings, 0))
-    recorded, a_round = settings.extract.episodes * longest + pooled, options.round_episodes * longest
+    recorded, a_round = (settings.extract.episodes * longest + pooled) * (1 + settings.vae.mirror), options.round_episodes * longest
     if settings.controller.world != "real":
         return recorded
     if not options.train_ratio:  # one update a round

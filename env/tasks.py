@@ -58,6 +58,8 @@ class Task:
         scales: scale name -> Settings.
         title: what reports print; the name, where it is empty.
         step_reward: what the world pays for each frame, if it pays for nothing else; 0 where M's dream has no reward of its own.
+        mirror: the game's mirror image, left for right, is as likely as the game: by what each number of an action is multiplied there;
+            empty where it is not.
         keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: frames a second when a person plays.
         opening: frames of a game's opening, such as a zoom: on a web page, dreams of an M that knows of no end begin after them.
@@ -73,6 +75,7 @@ class Task:
     scales: dict[str, Settings]
     title: str = ""
     step_reward: float = 0.0
+    mirror: tuple[float, ...] = ()
     keys: tuple[tuple[str, tuple[float, ...]], ...] = ()
     frame_rate: int = 30
     opening: int = 0
@@ -273,6 +276,7 @@ DOOM = Task(
     # The world itself takes tanh's answer, and so does M: original doomrnn/doomreal.py
     actions=Continuous(scale=(1.0,), offset=(0.0,), low=(-1.0,), high=(1.0,)),
     step_reward=1.0,
+    mirror=(-1.0,),
     keys=(("left", (-1.0,)), ("right", (1.0,))),
     frame_rate=35,
     recorded_steps=310,

@@ -85,6 +85,12 @@ class Vae:
     batch: int = setting(100, "frames in a training batch", low=1)
     epochs: int = setting(10, "passes over the recorded frames (paper: 1; original code: 10)", low=1, resumable=True)
     limit_steps: int = setting(0, "stop after this many training steps; 0 means no limit", low=0, resumable=True)
+    mirror: bool = setting(
+        False,
+        "each recorded episode is encoded twice, as it was and with left and right exchanged, for M and C to learn from, and V learns from "
+        "both: for games whose mirror image is as likely as they are",
+        absent=False,
+    )
     dtype: str = setting("float32", "compute type of V's layers; weights stay float32", choices=("float32", "mixed_bfloat16"))
 
 
@@ -459,6 +465,17 @@ class Settings:
             )
         if self.evaluate.dream_episodes and not step_reward:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
+
+    def check_mirror(self, mirror: tuple[float, ...]) -> None:
+        """Raise UserError when these settings ask for the mirror image of a game that has none.
+
+        Args:
+            mirror: how its actions are mirrored (env/tasks.py).
+        """
+        if self.vae.mirror and not mirror:
+            raise UserError(f"vae.mirror: {self.task} does not say what its mirror image is (Task.mirror): take --vae-mirror no")
+        if self.vae.mirror and self.sees_pixels:
+            raise UserError("vae.mirror mirrors what V encodes, but rssm.observations is pixels: take latents, or --vae-mirror no")
 
     def check_ends(self) -> None:
         """Raise UserError when an RSSM would learn its ends from recordings that go on after them."""
