@@ -55,6 +55,18 @@ def test_passes_gymnasiums_checker():
     registered.close()
 
 
+def test_health_falls_from_one_to_nothing(world):
+    health = [world.reset(seed=3)[1]["health"]]
+    terminated = False
+    while not terminated:
+        _, _, terminated, _, info = world.step(np.zeros(1))
+        health.append(info["health"])
+    falls = -np.diff(health)
+    assert (health[0], health[-1]) == (1.0, 0.0)
+    assert (falls >= 0).all() and 1 < (falls > 0).sum() < 10 and falls.sum() == pytest.approx(1)
+    assert world.reset(seed=4)[1]["health"] == 1.0
+
+
 def test_frames_show_the_room_without_the_status_bar(world):
     frame, _ = world.reset(seed=1)
     assert (frame.shape, frame.dtype) == ((64, 64, 3), np.uint8)

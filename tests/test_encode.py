@@ -8,19 +8,25 @@ import numpy as np
 import pytest
 from conftest import run_python
 
-from env.episodes import LATENTS, episode_path, read_episode, write_episode
+from env.episodes import LATENTS, episode_path, mirrored, read_episode, write_episode
+from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays
 from env.run.rundir import Run
+from env.run.settings import load_settings
 from env.run.weights import save_weights
 from env.tasks import get_task
+from rnn.sequences import usable_episodes
+from vae.encode import latents_of, make_encoder
 from vae.vae import ConvVAE
 
 
-@pytest.fixture()
-def run(tmp_path):
+@pytest.fixture(params=[False, True], ids=["", "mirror"])
+def run(tmp_path, request):
     """A Doom run with three recorded episodes of random frames, and an untrained V."""
     smoke = get_task("doom").scales["smoke"]
-    settings = dataclasses.replace(smoke, extract=dataclasses.replace(smoke.extract, episodes=3))
+    settings = dataclasses.replace(
+        smoke, extract=dataclasses.replace(smoke.extract, episodes=3), vae=dataclasses.replace(smoke.vae, mirror=request.param)
+    )
     made, rng = Run(tmp_path / "run", settings), np.random.default_rng(0)
     stage = made.stage("extract")
     stage.start()
@@ -29,6 +35,7 @@ def run(tmp_path):
         frames = rng.integers(0, 256, (length + 1, 64, 64, 3)).astype(np.uint8)
         arrays = {"obs": frames, "action": rng.uniform(-1, 1, (length, 1)).astype(np.float32)}
         arrays |= {"reward": np.ones(length, np.float32), "done": np.arange(length) == length - 1}
+        arrays["health"] = np.linspace(1, 0, length + 1).astype(np.float32)
         write_episode(episode_path(stage.dir / "episodes", index), arrays)
         log.append({"episode": index, "score": float(length), "length": length})
     stage.finish({"episodes": 3})
@@ -54,3 +61,29 @@ def test_latents_keep_their_episodes_and_dreams_start_at_first_frames(run):
         np.testing.assert_array_equal(initial["mu"][index], latents["mu"][0])
         np.testing.assert_array_equal(initial["logvar"][index], latents["logvar"][0])
         assert not np.array_equal(latents["mu"][0], latents["mu"][1])
+        np.testing.assert_array_equal(latents["health"], recorded["health"])
+    settings, files = load_settings(run / "settings.json"), sorted((run / "encode" / "latents").iterdir())
+    assert len(files) == 3 + 3 * settings.vae.mirror
+    encode = make_encoder(run / "vae" / "weights.npz", 64)
+    for index, path in enumerate(files[3:]):
+        recorded = read_episode(episode_path(run / "extract" / "episodes", index))
+        image, latents = latents_of(encode, mirrored(recorded, (-1.0,))), read_episode(path, LATENTS)
+        assert all((image[key] == latents[key]).all() for key in LATENTS)
+        assert not np.array_equal(latents["mu"], read_episode(files[index], LATENTS)["mu"])
+    made = Run(run, settings, lock=False)
+    assert [len(read_episode(path, LATENTS)["done"]) for path in files] == usable_episodes(made).lengths.tolist()
+    assert usable_episodes(made).paths == files
+    files[-1].unlink()
+    assert not made.stage("encode").is_finished()
+
+
+def test_a_game_without_a_mirror_image_has_none():
+    carracing, doom = get_task("carracing"), get_task("doom")
+    settings = dataclasses.replace(carracing.scales["smoke"], vae=dataclasses.replace(carracing.scales["smoke"].vae, mirror=True))
+    with pytest.raises(UserError, match="carracing does not say what its mirror image is .*--vae-mirror no"):
+        settings.check_mirror(carracing.mirror)
+    settings.check_mirror(doom.mirror)
+    pixels = dataclasses.replace(settings, memory="rssm", rssm=dataclasses.replace(settings.rssm, observations="pixels"))
+    with pytest.raises(UserError, match="pixels"):
+        pixels.check_mirror(doom.mirror)
+    dataclasses.replace(carracing.scales["smoke"]).check_mirror(carracing.mirror)

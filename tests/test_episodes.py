@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from env.episodes import FRAMES, episode_path, frame_batches, is_whole, read_episode, write_episode
+from env.episodes import FRAMES, episode_path, frame_batches, is_whole, lost_lives, mirrored, read_episode, write_episode
 from env.run.errors import UserError
 
 
@@ -33,6 +33,38 @@ def test_an_episode_comes_back(folder):
     for key, array in made.items():
         np.testing.assert_array_equal(back[key], array)
         assert back[key].dtype == array.dtype
+
+
+def test_health_comes_back_with_whole_episodes_where_there_is_any(tmp_path):
+    path, made = episode_path(tmp_path, 3), make_episode(3) | {"health": np.linspace(1, 0.4, 31, dtype=np.float32)}
+    write_episode(path, made)
+    np.testing.assert_array_equal(read_episode(path)["health"], made["health"])
+    assert set(read_episode(path, ("obs",))) == {"obs"}
+    write_episode(path, made | {"health": made["health"][:-1]})
+    with pytest.raises(UserError, match="lacks its last frame"):
+        read_episode(path)
+
+
+def test_what_a_life_lost_sums_to_one_at_its_end():
+    health = np.array([1.0, 0.79, 0.79, 0.37, 0.5, 0.2, 0.2], np.float32)
+    done = np.zeros(6, bool)
+    np.testing.assert_allclose(lost_lives({"health": health, "done": done}), [0.21, 0, 0.42, 0, 0.3, 0], atol=1e-6)
+    done[-1] = True  # whatever the world says of the dead
+    lost = lost_lives({"health": health, "done": done})
+    np.testing.assert_allclose(lost, [0.21, 0, 0.42, 0, 0.3, 0.2], atol=1e-6)
+    assert lost.sum() == pytest.approx(1 + 0.13) and lost.dtype == np.float32  # 0.13 was healed
+
+
+def test_a_mirror_image_has_left_and_right_exchanged_and_nothing_else():
+    made = make_episode(1) | {"health": np.ones(31, np.float32)}
+    made["action"][:] = np.random.default_rng(0).uniform(-1, 1, made["action"].shape)
+    image = mirrored(made, (-1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(image["obs"][5, :, 0], made["obs"][5, :, -1])
+    np.testing.assert_array_equal(image["obs"][5, 0, -1], made["obs"][5, 0, 0])
+    np.testing.assert_array_equal(image["action"], made["action"] * [-1, 1, 1])
+    assert all(image[key] is made[key] for key in ("reward", "done", "health"))
+    again = mirrored(image, (-1.0, 1.0, 1.0))
+    assert all((again[key] == made[key]).all() for key in made)
 
 
 def test_damaged_files_are_found_and_named(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from env.episodes import episode_path, write_episode
 from env.run.errors import UserError
 from rnn.replay import Replay
 
@@ -45,6 +46,24 @@ def test_a_sequence_holds_what_came_after_each_frame():
     np.testing.assert_array_equal(batch.done, t == np.array([4, 8, 6])[number])
     np.testing.assert_array_equal(batch.logvar, -batch.mu)
     assert (first[:, 1:] == last[:, :-1]).all()  # the next episode begins after a last frame
+
+
+def test_ends_are_learned_from_deaths_or_from_what_lives_lost(tmp_path):
+    replay, by_deaths = Replay(1000, 1, 1, True, health=True), filled()
+    for number, steps in enumerate((5, 9, 7)):
+        health = np.linspace(1, 0, steps + 1).astype(np.float32)
+        replay.add(episode(number, steps) | {"health": health})
+    batch, other = drawn(replay, 200, 6), drawn(by_deaths, 200, 6)
+    mu = batch.mu[..., 0].astype(int)
+    steps = np.array([5, 9, 7])[mu // 100]
+    np.testing.assert_allclose(batch.lost, np.where(mu % 100 == steps, 0, 1 / steps), rtol=1e-5)
+    np.testing.assert_array_equal(batch.done, mu % 100 == steps - 1)
+    np.testing.assert_array_equal(other.lost, other.done)
+    path = episode_path(tmp_path, 0)
+    write_episode(path, episode(0, 5))
+    with pytest.raises(UserError, match="000000.npz tells of no health.*--rssm-ends-from deaths"):
+        replay.fill([path])
+    by_deaths.fill([path])
 
 
 def test_without_last_frames_there_are_as_many_as_actions():

@@ -178,7 +178,7 @@ def deadly_batch():
     """The last action but one ends each episode; the last frame shows it."""
     done = np.zeros((ROWS, STEPS), np.float32)
     done[:, -2] = 1
-    return a_batch()._replace(done=tf.constant(done))
+    return a_batch()._replace(done=tf.constant(done), lost=tf.constant(done))
 
 
 @pytest.mark.parametrize("ends", ["seen", "imagined"])
@@ -223,6 +223,19 @@ def test_what_an_end_takes_to_foresee_is_learned_however_long_ago_it_was_seen(me
         cont = memory.loss_terms(batch._replace(mu=mu), noise_for(memory, batch))[0]["cont"]
     gradient = np.abs(tape.gradient(cont, mu)).max(axis=(0, 2))
     assert gradient[0] > 0 and (gradient[1:] == 0).all()
+
+
+@pytest.mark.parametrize("ends", ["seen", "imagined"])
+def test_a_step_that_cost_a_part_of_a_life_ends_it_by_that_part(memory, ends):
+    """The loss of 0.3 of a life is that of three deaths in ten of the same step."""
+    memory.settings = dataclasses.replace(SMALL, ends=ends)
+    batch = deadly_batch()
+    noise = noise_for(memory, batch)
+    part, all_of_it, nothing = (
+        float(memory.loss_terms(batch._replace(lost=share * batch.lost), noise)[0]["cont"]) for share in (0.3, 1.0, 0.0)
+    )
+    assert all_of_it != pytest.approx(nothing, rel=0.01)
+    assert part == pytest.approx(0.3 * all_of_it + 0.7 * nothing, rel=1e-5)
 
 
 def test_a_squared_reward_is_one_number():
