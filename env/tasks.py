@@ -60,6 +60,7 @@ class Task:
         step_reward: what the world pays for each frame, if it pays for nothing else; 0 where M's dream has no reward of its own.
         mirror: the game's mirror image, left for right, is as likely as the game: by what each number of an action is multiplied there;
             empty where it is not.
+        health: whether the world's `info` tells the agent's "health" at each step, and at the start: from 1 to 0.
         keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: frames a second when a person plays.
         opening: frames of a game's opening, such as a zoom: on a web page, dreams of an M that knows of no end begin after them.
@@ -76,6 +77,7 @@ class Task:
     title: str = ""
     step_reward: float = 0.0
     mirror: tuple[float, ...] = ()
+    health: bool = False
     keys: tuple[tuple[str, tuple[float, ...]], ...] = ()
     frame_rate: int = 30
     opening: int = 0
@@ -277,6 +279,7 @@ DOOM = Task(
     actions=Continuous(scale=(1.0,), offset=(0.0,), low=(-1.0,), high=(1.0,)),
     step_reward=1.0,
     mirror=(-1.0,),
+    health=True,
     keys=(("left", (-1.0,)), ("right", (1.0,))),
     frame_rate=35,
     recorded_steps=310,

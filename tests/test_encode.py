@@ -14,7 +14,7 @@ from env.run.files import JsonlLog, load_arrays
 from env.run.rundir import Run
 from env.run.settings import load_settings
 from env.run.weights import save_weights
-from env.tasks import get_task
+from env.tasks import get_task, system
 from rnn.sequences import usable_episodes
 from vae.encode import latents_of, make_encoder
 from vae.vae import ConvVAE
@@ -81,9 +81,18 @@ def test_a_game_without_a_mirror_image_has_none():
     carracing, doom = get_task("carracing"), get_task("doom")
     settings = dataclasses.replace(carracing.scales["smoke"], vae=dataclasses.replace(carracing.scales["smoke"].vae, mirror=True))
     with pytest.raises(UserError, match="carracing does not say what its mirror image is .*--vae-mirror no"):
-        settings.check_mirror(carracing.mirror)
-    settings.check_mirror(doom.mirror)
+        settings.check_game(carracing.mirror, carracing.health)
+    settings.check_game(doom.mirror, doom.health)
     pixels = dataclasses.replace(settings, memory="rssm", rssm=dataclasses.replace(settings.rssm, observations="pixels"))
     with pytest.raises(UserError, match="pixels"):
-        pixels.check_mirror(doom.mirror)
-    dataclasses.replace(carracing.scales["smoke"]).check_mirror(carracing.mirror)
+        pixels.check_game(doom.mirror, doom.health)
+
+
+def test_a_game_that_tells_of_no_health_is_not_learned_from_it():
+    carracing, doom = get_task("carracing"), get_task("doom")
+    settings = system(carracing.scales["smoke"], "rssm", "cmaes")
+    settings.check_game(carracing.mirror, carracing.health)
+    settings = dataclasses.replace(settings, rssm=dataclasses.replace(settings.rssm, ends_from="health"))
+    with pytest.raises(UserError, match="carracing tells of none .*--rssm-ends-from deaths"):
+        settings.check_game(carracing.mirror, carracing.health)
+    settings.check_game(doom.mirror, doom.health)

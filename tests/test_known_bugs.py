@@ -519,6 +519,27 @@ BUGS = [
         "damaged.unlink()",
         f"{FAULTS}of_a_damaged_checkpoint_the_one_before_is_used",
     ),
+    Bug(
+        "a mirror image's actions are those of the game",
+        "env/episodes.py",
+        'episode["action"] * np.array(signs, np.float32)',
+        'episode["action"]',
+        "tests/test_episodes.py::test_a_mirror_image_has_left_and_right_exchanged_and_nothing_else",
+    ),
+    Bug(
+        "a deadly hit costs no more than others",
+        "env/episodes.py",
+        'np.where(np.append(False, episode["done"]), 0.0, episode[HEALTH])',
+        "episode[HEALTH]",
+        "tests/test_episodes.py::test_what_a_life_lost_sums_to_one_at_its_end",
+    ),
+    Bug(
+        "an RSSM learns of deaths where it was asked to learn of health",
+        "rnn/rssm.py",
+        "(start.lost, batch.lost)",
+        "(start.lost, batch.done)",
+        f"{RSSM}a_step_that_cost_a_part_of_a_life_ends_it_by_that_part",
+    ),
 ]
 
 

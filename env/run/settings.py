@@ -466,12 +466,14 @@ class Settings:
         if self.evaluate.dream_episodes and not step_reward:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
 
-    def check_mirror(self, mirror: tuple[float, ...]) -> None:
-        """Raise UserError when these settings ask for the mirror image of a game that has none.
+    def check_game(self, mirror: tuple[float, ...], health: bool) -> None:
+        """Raise UserError when these settings ask for the mirror image of a game that has none, or for a health that it does not tell.
 
         Args:
-            mirror: how its actions are mirrored (env/tasks.py).
+            mirror, health: how its actions are mirrored, and whether it tells the agent's health (env/tasks.py).
         """
+        if self.learns_health and not health:
+            raise UserError(f"rssm.ends_from is health, but {self.task} tells of none (Task.health): take --rssm-ends-from deaths")
         if self.vae.mirror and not mirror:
             raise UserError(f"vae.mirror: {self.task} does not say what its mirror image is (Task.mirror): take --vae-mirror no")
         if self.vae.mirror and self.sees_pixels:
