@@ -60,6 +60,7 @@ class Agent:
         max_steps: the longest episode, for which noise is drawn.
         explorer: draws the actions in the place of C; its and M's weights are then those of the moment. What an episode does may depend
             on its slot.
+        mean: see each frame as V's mean instead of a sample of its posterior (controller.latents).
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class Agent:
         slots: int,
         max_steps: int,
         explorer: Explorer | None = None,
+        mean: bool = False,
     ) -> None:
-        self.slots = slots
+        self.slots, self._mean = slots, mean
         self.policy, self._explorer = policy, explorer
         self._actions, self.vae, self.memory = actions, vae, memory
         self._feature_names, self._max_steps = feature_names, max_steps
@@ -154,7 +156,7 @@ class Agent:
     ) -> tuple[State, tf.Tensor]:
         mu, logvar = self._encode(frames)
         noise, own, drawing = tf.split(noise, self._size, axis=1)
-        z, memory = self.vae.sample(mu, logvar, noise), self.memory
+        z, memory = mu if self._mean else self.vae.sample(mu, logvar, noise), self.memory
         started = memory.initial(z, own[:, : memory.initial_noise])
         went_on = memory.observe(state, action, z, own[:, : memory.observe_noise])
         state = tf.nest.map_structure(lambda a, b: tf.where(_like(fresh, a), a, b), started, went_on)
@@ -209,14 +211,16 @@ def save_controller(path: Path, params: np.ndarray, settings: Settings, note: di
     meta = {"model": "controller", "task": settings.task} | {key: getattr(c, key) for key in SHAPE}
     if settings.world.repeat != 1:  # files from before there was a choice stay as they are, to the byte
         meta["repeat"] = settings.world.repeat
+    if c.latents != "sampled":  # the same
+        meta["latents"] = c.latents
     if settings.trainer == "actor_critic":
         meta["drawn"] = settings.actor_critic.drawn
     save_arrays(path, {"params": np.asarray(params, np.float32)}, meta | note)
 
 
 def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndarray, Settings]:
-    """C from a file by `save_controller`: its parameters, and the settings with C's own features, hidden layer, bias, the frames for
-    which it holds an action, and the world and temperature that it was evolved in.
+    """C from a file by `save_controller`: its parameters, and the settings with C's own features, hidden layer, bias, what of V's
+    answer it sees, the frames for which it holds an action, and the world and temperature that it was evolved in.
 
     Raises:
         UserError: the file is missing, damaged, a pickle, or of another task, or C holds its actions for another time than is asked for.
@@ -229,7 +233,7 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
     missing = [key for key in SHAPE if key not in meta]
     if missing:
         raise UserError(f"weights file {path} does not say its {', '.join(missing)}: an older version made it")
-    shape = {key: meta[key] for key in SHAPE}
+    shape = {key: meta[key] for key in SHAPE} | {"latents": meta.get("latents", "sampled")}
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
     repeat = meta.get("repeat", 1)
     if settings.world.repeat not in (1, repeat):
@@ -281,4 +285,4 @@ def make_agent(task: Task, settings: Settings, vae: ConvVAE, memory: Memory) -> 
     """An agent of the settings' C on V and M."""
     c, policy = settings.controller, make_policy(task, settings, memory)
     # Not world.steps(): who records may ask it more often than it was made to hold its actions for (controller/extract.py).
-    return Agent(task.actions, vae, memory, policy, c.features, c.slots, settings.world.max_steps)
+    return Agent(task.actions, vae, memory, policy, c.features, c.slots, settings.world.max_steps, mean=c.latents == "mean")

@@ -43,9 +43,10 @@ class Play:
         from controller.agent import Agent
 
         if self._lanes is None or self._settings.sees_pixels:
-            policy, names = self._learner.actor.policy, self._settings.controller.features
+            policy, c = self._learner.actor.policy, self._settings.controller
             slots, longest = self._settings.actor_critic.round_episodes, self._settings.world.steps()
-            player = Agent(self._task.actions, self._vae, self._memory, policy, names, slots, longest, self._learner.actor)
+            actor, mean = self._learner.actor, c.latents == "mean"
+            player = Agent(self._task.actions, self._vae, self._memory, policy, c.features, slots, longest, actor, mean)
             self._lanes = WorldLanes(self._worlds, player, record=True)
         return self._lanes
 

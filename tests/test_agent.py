@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from controller import agent as agents
 from controller.agent import Agent, load_controller, make_policy, save_controller
 from env.random_policy import LARGEST_SCALE, Exploring, RandomPolicy, random_parameters, random_player
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_rng, episode_seed, make_world, rollout
@@ -127,6 +128,20 @@ def test_the_agent_samples_z(task, settings, models, candidates):
     for slot, seed in ((0, 1), (1, 2)):
         noise = episode_rng(seed).standard_normal((STEPS, 32), np.float32)[0]
         np.testing.assert_allclose(agent.latents[slot], mu + np.exp(logvar / 2) * noise, atol=1e-5)
+
+
+def test_an_agent_may_see_vs_mean_and_its_c_says_so(task, settings, models, candidates, tmp_path):
+    seeing = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, latents="mean", slots=2))
+    agent = agents.make_agent(task, seeing, *models)
+    agent.set_candidates(candidates)
+    for slot in (0, 1):
+        agent.begin(slot, Job(slot, 0, slot))
+    agent.act(np.full((2, 64, 64, 3), 100, np.uint8))
+    mu = models[0].encode(np.full((1, 64, 64, 3), 100, np.uint8))[0].numpy()
+    np.testing.assert_allclose(agent.latents, np.repeat(mu, 2, axis=0), atol=1e-5)
+    for number, own in enumerate((settings, seeing)):  # whatever the settings at hand say
+        save_controller(tmp_path / f"{number}.npz", candidates[0], own, {})
+        assert load_controller(tmp_path / f"{number}.npz", task, seeing)[1].controller.latents == own.controller.latents
 
 
 def test_a_step_limit_is_recorded_as_no_end(task, settings):

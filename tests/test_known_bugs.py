@@ -72,7 +72,7 @@ BUGS = [
     Bug(
         "the agent sees V's mean",
         "controller/agent.py",
-        "z, memory = self.vae.sample(mu, logvar, noise), self.memory",
+        "z, memory = mu if self._mean else self.vae.sample(mu, logvar, noise), self.memory",
         "z, memory = mu, self.memory",
         "tests/test_agent.py::test_the_agent_samples_z",
     ),

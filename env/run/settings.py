@@ -186,6 +186,12 @@ class Controller:
     dream_steps: int = setting(1200, "frames after which a dream is cut, of which each of M's steps stands for world.repeat", low=1)
     lanes: int = setting(128, "dreams that one process plays side by side", low=1)
     features: str = setting("zh", "what C sees: z, zh (z and h), zc (z and c) or zch", choices=("z", "zh", "zc", "zch"))
+    latents: str = setting(
+        "sampled",
+        "what the agent, C and M, sees of a frame in the real world: a sample of V's posterior (original), or its mean",
+        choices=("sampled", "mean"),
+        absent="sampled",
+    )
     hidden: int = setting(0, "tanh units in C's hidden layer; 0 means linear", low=0)
     bias: bool = setting(True, "whether C has a bias")
     population: int = setting(64, "candidates in a generation", low=2)
