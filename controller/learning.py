@@ -167,7 +167,9 @@ class Learning:
                 self.replay.add(latents_of(encode, read_episode(path)))
         else:
             recorded = episode_paths(self.run) if self.learns_to_see else usable_episodes(self.run).paths
-            self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
+            half = len(recorded) // (1 + settings.vae.mirror)  # then their mirror images follow
+            seed = slice(options.seed_episodes if self.online else half)
+            self.replay.fill(recorded[:half][seed] + recorded[half:][seed])
         for number in range(self.rounds):
             self.recall_round(number)
         self.replay.all_seen()
@@ -180,9 +182,8 @@ class Learning:
     def recall_round(self, number: int) -> None:
         """Add what was played in round `number` to the replay."""
         count = self.settings.actor_critic.round_episodes
-        for episode in range(number * count, (number + 1) * count) if self.play else ():
-            assert self.play is not None
-            path = self.play.path(episode)
+        episodes = range(number * count, (number + 1) * count) if self.play else ()
+        for path in (path for episode in episodes for path in self.play.paths(episode)):  # type: ignore[union-attr]
             try:
                 self.replay.add(read_episode(path, self.arrays))
             except UserError:  # its actor is gone, it cannot be played again
@@ -329,13 +330,14 @@ def frames_to_come(run: Run) -> int:
     settings, options = run.settings, run.settings.actor_critic
     longest = settings.world.steps() + 1
     pooled = sum(row["length"] + 1 for row in pooled_rows(run.path, settings, 0))
-    recorded, a_round = (settings.extract.episodes * longest + pooled) * (1 + settings.vae.mirror), options.round_episodes * longest
+    images = 1 + settings.vae.mirror
+    recorded, a_round = images * (settings.extract.episodes * longest + pooled), images * options.round_episodes * longest
     if settings.controller.world != "real":
         return recorded
     if not options.train_ratio:  # one update a round
         return recorded + options.updates * a_round
     steps = options.updates * options.batch * options.window / options.train_ratio
-    return recorded + 2 * int(steps) + a_round  # an episode of one step has two frames
+    return recorded + 2 * images * int(steps) + a_round  # an episode of one step has two frames
 
 
 def begin_with(learner: ActorCritic, settings: Settings) -> None:
