@@ -70,7 +70,7 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
 
 
 def lost_lives(episode: Episode) -> np.ndarray:
-    """Which share of a whole life each step cost, float32 [T]: 0.13 for a hit of 13 points of a health of 100, and for the last one,
+    """Which share of a whole life each step cost, float32 [T]: 0.42 for a hit of 42 points of a health of 100, and for the last one,
     if it was deadly, what was left. Healing gives none back. Over a life that ends with a death they sum to one, as `done` does."""
     health = np.where(np.append(False, episode["done"]), 0.0, episode[HEALTH])
     return np.maximum(health[:-1] - health[1:], 0.0).astype(np.float32)

@@ -41,7 +41,7 @@ class TakeCover(gymnasium.Env):
 
     Actions: float [1] in [-1, 1], left below -1/3, right above 1/3, else stay. Rewards: +1 a step. An episode ends with
     the player's death (its last observation is black) or, by the registered limit, after 2100 steps. `info` has the player's
-    `health`, from 1 at the start to 0, which no frame shows; a fireball costs 0.03 to 0.24. The same seed
+    `health`, from 1 at the start to 0, which no frame shows; a hit costs 0.21, or a multiple of it. The same seed
     and actions give the same episode, in a fresh engine or a used one; an engine that crashes or hangs is replaced, and plays the
     episode again up to where it was, ATTEMPTS times.
 
