@@ -202,7 +202,7 @@ def summary_of(task: Task, scored: Scored, rows: list[dict[str, Any]], dream: di
     scores |= {"seed": settings.seed}
     if not scored.policy:
         scores |= {"memory": settings.memory, "trainer": settings.trainer}
-        scores |= {"features": c.features, "hidden": c.hidden, "dtype": c.dtype}
+        scores |= {"features": c.features, "latents": c.latents, "hidden": c.hidden, "dtype": c.dtype}
     scores |= summarise(returns, lengths, seeds)
     paper = row_for(task.name, None if scored.policy else settings)
     scores["paper"] = dataclasses.asdict(paper) if paper else None

@@ -61,7 +61,8 @@ def test_world_and_imagination_take_turns(online):
 @pytest.mark.slow
 def test_what_is_played_is_learned_from_as_it_was_and_mirrored_and_ends_by_health(tmp_path):
     words = ["--memory", "rssm", "--trainer", "actor_critic", "--run", tmp_path, *TINY, *ACTOR, "--vae-source", "shipped"]
-    words += "--controller-world real --repeat 2 --extract-min-frames 1 --vae-mirror yes --rssm-ends-from health --controller-latents mean".split()
+    words += "--controller-world real --repeat 2 --extract-min-frames 1 --vae-mirror yes --rssm-ends-from health".split()
+    words += ["--controller-latents", "mean"]
     ok(run_python("controller/pipeline.py", "doom", *words))
     rows = read_jsonl(tmp_path / "controller" / "log.jsonl")
     assert rows[-1]["update"] == 9 and all(np.isfinite(row["cont"]) for row in rows)

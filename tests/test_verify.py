@@ -193,13 +193,14 @@ def test_a_c_of_no_row_of_the_papers_stands_apart(run, task):
     assert rows[-1]["row"] == "zch, 3 hidden units" and rows[-1]["mean"] == pytest.approx(900, abs=10)
 
 
-def test_a_c_that_holds_its_actions_says_so(run, task):
-    """The paper's chooses one for each frame."""
+def test_a_c_that_acts_or_sees_otherwise_than_the_papers_says_so(run, task):
+    """The paper's chooses an action for each frame, and sees a sample of V's posterior."""
     settings = task.scales["paper"]
-    write_json(run / "settings.json", dataclasses.replace(settings, world=dataclasses.replace(settings.world, repeat=4)).to_dict())
+    world, c = dataclasses.replace(settings.world, repeat=4), dataclasses.replace(settings.controller, latents="mean")
+    write_json(run / "settings.json", dataclasses.replace(settings, world=world, controller=c).to_dict())
     tables = {table.title: table for table in all_tables(of_run(task, run))}
-    assert tables["Scores"].data[-1]["row"] == "Full world model, z and h, actions held for 4 frames"
-    assert "64 x 16 episodes, actions held for 4 frames" in tables["Evolution of run"].notes[0]
+    assert tables["Scores"].data[-1]["row"] == "Full world model, z and h, actions held for 4 frames, seeing V's mean"
+    assert "64 x 16 episodes, actions held for 4 frames, seeing V's mean" in tables["Evolution of run"].notes[0]
 
 
 def test_dreams_of_another_temperature_are_not_put_beside_the_papers():

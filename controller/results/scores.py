@@ -37,15 +37,20 @@ def mean_and_std(scores: dict[str, Any]) -> str:
     return f"{scores['mean']:.1f} ± {scores['std']:.1f}"
 
 
-def held(repeat: int) -> str:
-    """What is to be said where an action is not chosen for each frame, as the paper's is: ', actions held for 4 frames'."""
-    return f", actions held for {repeat} frames" if repeat > 1 else ""
+def otherwise(repeat: int, latents: str) -> str:
+    """What is to be said where an agent acts or sees otherwise than the paper's: ', actions held for 4 frames, seeing V's mean'.
+
+    Args:
+        repeat, latents: the settings world.repeat and controller.latents.
+    """
+    held = f", actions held for {repeat} frames" if repeat > 1 else ""
+    return held + (f", seeing V's {latents}" if latents != "sampled" else "")
 
 
 def score_table(title: str, task: str, row: Published | None, scores: dict[str, Any]) -> str:
     """A Markdown table: ours, and all published scores of the task, the comparable one in bold; with a column for dreams
     where the paper has them."""
-    (low, high), title = scores["ci95"], title + held(scores.get("repeat", 1))
+    (low, high), title = scores["ci95"], title + otherwise(scores.get("repeat", 1), scores.get("latents", "sampled"))
     published = SCORES.get(task, ())
     dreams = bool(scores.get("dream")) or any(other.dream for other in published)
     dream = f" {mean_and_std(scores['dream']) if scores.get('dream') else ''} |" if dreams else ""

@@ -21,7 +21,7 @@ from controller.results.paper import (
     SCORES,
     Published,
 )
-from controller.results.scores import held, mean_and_std
+from controller.results.scores import mean_and_std, otherwise
 from controller.results.welch import PAPER_EPISODES, difference, paired, verdict
 from env.run.errors import UserError
 from env.run.settings import MEMORIES, TRAINERS, Controller, Settings
@@ -106,12 +106,12 @@ def score_rows(evidence: Evidence) -> Table:
         ours = [agent for agent in evidence.agents if belongs(agent.settings.controller, row)]
         matched |= {agent.name for agent in ours}
         for agent in ours:
-            add(row.method + held(agent.settings.world.repeat), row, agent, agent.scores, agent.name)
+            add(row.method + _otherwise(agent.settings), row, agent, agent.scores, agent.name)
         if not ours:
             add(row.method, row, None, None, "")
     for agent in evidence.agents:
         if agent.name not in matched:
-            add(described(agent.settings.controller) + held(agent.settings.world.repeat), None, agent, agent.scores, agent.name)
+            add(described(agent.settings.controller) + _otherwise(agent.settings), None, agent, agent.scores, agent.name)
     notes = [
         "The verdict is Welch's test on our episodes and the paper's 100: above or below where p < 0.05; else reproduced, if the interval "
         f"of the difference keeps within {MARGIN.get(evidence.task.name, 0):.0%} of the paper's mean, or undecided. A standard deviation "
@@ -229,7 +229,12 @@ def evolution(settings: Settings) -> str:
     """Under which settings a C was evolved: '64 x 8 dreams at temperature 1.15'."""
     c = settings.controller
     where = f"dreams at temperature {c.temperature:g}" if c.world == "dream" else "episodes"
-    return f"{c.population} x {c.episodes} {where}{held(settings.world.repeat)}"
+    return f"{c.population} x {c.episodes} {where}{_otherwise(settings)}"
+
+
+def _otherwise(settings: Settings) -> str:
+    """What an agent does otherwise than the paper's."""
+    return otherwise(settings.world.repeat, settings.controller.latents)
 
 
 def loss_tables(evidence: Evidence) -> list[Table]:
@@ -328,7 +333,7 @@ def systems_table(evidence: Evidence) -> Table:
         counted = bool(agent.log) and "update" in agent.log[-1]  # by a log that counts on
         steps = 0 if in_dreams else agent.log[-1]["steps"] if counted else sum(row["steps"] for row in agent.log)
         hours = [_hours(logs["vae"]), _hours(logs["rnn"]), sum(row["seconds"] + row.get("eval_seconds", 0.0) for row in agent.log) / 3600]
-        where = (f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world") + held(settings.world.repeat)
+        where = (f"dreams at {settings.controller.temperature:g}" if in_dreams else "the world") + _otherwise(settings)
         shown = (
             [mean_and_std(scores), f"{scores['ci95'][0]:.1f} .. {scores['ci95'][1]:.1f}", str(scores["episodes"])]
             if scores
