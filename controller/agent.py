@@ -255,10 +255,14 @@ def check_made_with(weights: Path, now: dict[str, str]) -> None:
         raise UserError(f"{weights} learned with another {' and '.join(changed)} than it would play with: restore what lay beside it")
 
 
-def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tuple[Agent, Settings]:
+def load_agent(task: Task, settings: Settings, run: Path, weights: Path, latents: str | None = None) -> tuple[Agent, Settings]:
     """The agent of the C in `weights` on the V and M of a run, and the settings with C's shape.
 
     A shipped C plays on the shipped V and M, whatever the run holds.
+
+    Args:
+        task, settings, run, weights: the game, the run's settings and directory, and C's file.
+        latents: what it sees of V's answer (controller.latents), if that is not to be what C's file says.
 
     Raises:
         UserError: as `load_models` and `load_controller`; the run's C was evolved on another V and M than it has now; or C is of
@@ -270,6 +274,8 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path) -> tupl
     elif weights.resolve() == (run / "controller" / "best.npz").resolve():
         Stage(run, "controller", saved_settings(run) or settings).check_inputs()
     params, settings = load_controller(weights, task, settings)
+    if latents:
+        settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, latents=latents))
     check_made_with(weights, fingerprints(model_paths(task.name, None if on_shipped else run)))
     agent = make_agent(task, settings, *load_models(task, settings, None if on_shipped else run))
     if params.shape != (agent.policy.size,):

@@ -64,6 +64,7 @@ def add_arguments(new: argparse.ArgumentParser) -> argparse.ArgumentParser:
     new.add_argument("--policy", choices=POLICIES, help="score a policy without skill instead of an agent, see env/random_policy.py")
     new.add_argument("--action", metavar="LIST", help="for --policy constant: the action, such as --action=-1 or --action=0,0.5,0")
     new.add_argument("--dtype", choices=DTYPES, help="compute type while the agent plays (default: the run's, float32 for shipped ones)")
+    new.add_argument("--latents", choices=("sampled", "mean"), help="what the agent sees of V's answer (default: as its C learned)")
     new.add_argument("--temperature", type=float, metavar="float", help="of the dreams (default: that of C's training)")
     new.add_argument("--ranks", type=int, metavar="int", help="processes that share the episodes (default: one for each core)")
     new.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this file")
@@ -174,7 +175,8 @@ def score_dream(ranks: Ranks, scored: Scored, simulate: Simulator) -> dict[str, 
 def is_runs_own(parsed: argparse.Namespace, path: Path, settings: Settings) -> bool:
     """Whether this is the run's own scoring, kept in its folder: of its own agent, with just the settings of the run."""
     saved = saved_settings(path)
-    other = parsed.original or parsed.weights or parsed.policy or parsed.shipped or parsed.dtype or parsed.temperature is not None
+    who = parsed.original or parsed.weights or parsed.policy or parsed.shipped
+    other = who or parsed.dtype or parsed.latents or parsed.temperature is not None
     if saved is None or other or not (path / "controller" / "best.npz").exists():
         return False
     if comes_along(path, saved.task):
@@ -275,6 +277,8 @@ def parse() -> tuple[argparse.Namespace, Task, Path, Settings]:
         raise UserError("--original, --weights, --policy and --shipped each name who plays: give one of them")
     if parsed.dtype and (parsed.original or parsed.policy):
         raise UserError("--dtype is that of V while an agent of ours plays: leave it out")
+    if parsed.latents and (parsed.original or parsed.policy):
+        raise UserError("--latents is what an agent of ours sees: leave it out")
     if parsed.dream_episodes and (parsed.original or parsed.policy not in (None, "constant")):
         raise UserError("--dream-episodes are those of an agent of ours or of --policy constant: leave it out")
     if parsed.temperature is not None:

@@ -72,7 +72,7 @@ def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Se
     if comes_along(weights, task.name) and not weights.resolve().is_relative_to(run.resolve()):
         its = weights.resolve().parents[1].relative_to(REPOSITORY)  # RUN/controller/best.npz
         raise UserError(f"{weights} plays on a V and M of its own: give --run {its} instead of --weights")
-    agent, settings = load_agent(task, settings, run, weights)
+    agent, settings = load_agent(task, settings, run, weights, parsed.latents)
     inside = weights.resolve().is_relative_to(REPOSITORY)
     source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)
     models = None if is_shipped(weights, task.name) else run

@@ -13,6 +13,7 @@ from controller.agent import Agent, load_controller, make_policy, save_controlle
 from env.random_policy import LARGEST_SCALE, Exploring, RandomPolicy, random_parameters, random_player
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_rng, episode_seed, make_world, rollout
 from env.run.errors import UserError
+from env.run.weights import shipped_controller
 from env.tasks import get_task, system
 from rnn.memory import make_memory
 from rnn.rnn import MDNRNN
@@ -142,6 +143,9 @@ def test_an_agent_may_see_vs_mean_and_its_c_says_so(task, settings, models, cand
     for number, own in enumerate((settings, seeing)):  # whatever the settings at hand say
         save_controller(tmp_path / f"{number}.npz", candidates[0], own, {})
         assert load_controller(tmp_path / f"{number}.npz", task, seeing)[1].controller.latents == own.controller.latents
+    shipped = shipped_controller(task.name)
+    for asked, sees in ((None, "sampled"), ("mean", "mean")):  # of a file that says nothing of it
+        assert agents.load_agent(task, seeing, tmp_path, shipped, asked)[1].controller.latents == sees
 
 
 def test_a_step_limit_is_recorded_as_no_end(task, settings):
