@@ -199,8 +199,8 @@ def test_a_c_that_acts_or_sees_otherwise_than_the_papers_says_so(run, task):
     world, c = dataclasses.replace(settings.world, repeat=4), dataclasses.replace(settings.controller, latents="mean")
     write_json(run / "settings.json", dataclasses.replace(settings, world=world, controller=c).to_dict())
     tables = {table.title: table for table in all_tables(of_run(task, run))}
-    assert tables["Scores"].data[-1]["row"] == "Full world model, z and h, actions held for 4 frames, seeing V's mean"
-    assert "64 x 16 episodes, actions held for 4 frames, seeing V's mean" in tables["Evolution of run"].notes[0]
+    assert tables["Scores"].data[-1]["row"] == "Full world model, z and h, actions held for 4 frames, V's mean seen in play"
+    assert "64 x 16 episodes, actions held for 4 frames, V's mean seen in play" in tables["Evolution of run"].notes[0]
 
 
 def test_dreams_of_another_temperature_are_not_put_beside_the_papers():

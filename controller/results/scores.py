@@ -38,13 +38,13 @@ def mean_and_std(scores: dict[str, Any]) -> str:
 
 
 def otherwise(repeat: int, latents: str) -> str:
-    """What is to be said where an agent acts or sees otherwise than the paper's: ', actions held for 4 frames, seeing V's mean'.
+    """What is to be said where an agent acts or sees otherwise than the paper's: ', actions held for 4 frames, V's mean seen in play'.
 
     Args:
         repeat, latents: the settings world.repeat and controller.latents.
     """
     held = f", actions held for {repeat} frames" if repeat > 1 else ""
-    return held + (f", seeing V's {latents}" if latents != "sampled" else "")
+    return held + (f", V's {latents} seen in play" if latents != "sampled" else "")
 
 
 def score_table(title: str, task: str, row: Published | None, scores: dict[str, Any]) -> str:

@@ -85,13 +85,13 @@ class Vae:
     batch: int = setting(100, "frames in a training batch", low=1)
     epochs: int = setting(10, "passes over the recorded frames (paper: 1; original code: 10)", low=1, resumable=True)
     limit_steps: int = setting(0, "stop after this many training steps; 0 means no limit", low=0, resumable=True)
+    dtype: str = setting("float32", "compute type of V's layers; weights stay float32", choices=("float32", "mixed_bfloat16"))
     mirror: bool = setting(
         False,
         "each recorded episode is encoded twice, as it was and with left and right exchanged, for M and C to learn from, and V learns from "
         "both: for games whose mirror image is as likely as they are",
         absent=False,
     )
-    dtype: str = setting("float32", "compute type of V's layers; weights stay float32", choices=("float32", "mixed_bfloat16"))
 
 
 @dataclass(frozen=True)
