@@ -431,8 +431,8 @@ BUGS = [
     Bug(
         "latents are taken over from another episode",
         "vae/encode.py",
-        "index = number - settings.extract.episodes",
-        "index = number - 1",
+        "number % recorded - settings.extract.episodes",
+        "number % recorded - 1",
         f"{ROUNDS}latents_of_the_same_v_are_taken_over_and_of_another_are_not",
     ),
     Bug(
@@ -459,8 +459,8 @@ BUGS = [
     Bug(
         "an actor-critic makes no room for what is pooled",
         "controller/learning.py",
-        "* longest + pooled, options",
-        "* longest, options",
+        "* longest + pooled), images",
+        "* longest), images",
         f"{ROUNDS}pooled_episodes_follow_a_runs_own",
     ),
     Bug(
