@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from env.episodes import Episode, episode_path, mirrored, write_episode
+from env.episodes import Episode, episode_path, write_episode
 from env.rollout import Job, Pulse, Purpose, WorldLanes, Worlds, episode_seed, rollout
 from env.run.rundir import Run
 from env.run.weights import vae_path
@@ -32,7 +32,6 @@ class Play:
         self._memory, self._learner, self._vae = memory, learner, vae
         self._worlds = Worlds.of(task, run.settings.world)
         self._lanes: WorldLanes | None = None
-        self._mirror = run.settings.vae.mirror
         # Episodes as they are kept, and what of them is learned from.
         self._keep: Callable[[Episode], Episode] = lambda episode: episode
         if not run.settings.sees_pixels:
@@ -55,10 +54,6 @@ class Play:
         """The file of the episode that is played as the `number`th."""
         return episode_path(self._folder, number)
 
-    def paths(self, number: int) -> list[Path]:
-        """All that is learned from that episode: its file, and that of its mirror image, if there is one (vae.mirror)."""
-        return [self.path(number), *([episode_path(self._folder / "mirrored", number)] if self._mirror else [])]
-
     def round(self, number: int, pulse: Pulse) -> tuple[list[float], int]:
         """Play round `number` and keep its episodes; returns their scores and how many steps they had."""
         count = self._settings.actor_critic.round_episodes
@@ -67,9 +62,7 @@ class Play:
         scores, steps = [], 0
         for result in rollout(self._open(), jobs, pulse):
             assert result.episode is not None
-            images = [result.episode, *([mirrored(result.episode, self._task.mirror)] if self._mirror else [])]
-            for path, episode in zip(self.paths(result.job.index), images):
-                write_episode(path, self._keep(episode), compress=self._settings.sees_pixels)
+            write_episode(self.path(result.job.index), self._keep(result.episode), compress=self._settings.sees_pixels)
             scores.append(result.score)
             steps += result.length
         return scores, steps

@@ -200,7 +200,7 @@ def amounts(task: Task, settings: Settings, run: Path = Path()) -> dict[str, flo
     return {
         "extract": frames,
         "vae": 0 if settings.vae.source else vae_frames,
-        "encode": (frames + others) * (1 + settings.vae.mirror),
+        "encode": frames + others,
         "rnn": 0 if m.source else m.steps * m.batch * (m.window or recorded),
         "controller": trained + scorings * c.eval_episodes * evolved,
         "evaluate": settings.evaluate.episodes * played,
@@ -243,9 +243,9 @@ def disk_bytes(task: Task, settings: Settings, run: Path, waiting: Sequence[str]
     an_episode, whole = amounts(task, settings, run)["extract"] / settings.extract.episodes, 0.0
     for name in set(a_frame) & set(waiting):
         missing = settings.extract.episodes - len(list(folders[name].glob("*.npz")))
-        whole += max(0, missing) * an_episode * a_frame[name] * (1 + settings.vae.mirror * (name == "encode"))
+        whole += max(0, missing) * an_episode * a_frame[name]
     if "encode" in waiting:
-        whole += pooled_frames(run, settings) * a_frame["encode"] * (1 + settings.vae.mirror)
+        whole += pooled_frames(run, settings) * a_frame["encode"]
     return whole + CHECKPOINTS * bool({"vae", "rnn", "controller"} & set(waiting))
 
 

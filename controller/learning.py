@@ -167,9 +167,7 @@ class Learning:
                 self.replay.add(latents_of(encode, read_episode(path)))
         else:
             recorded = episode_paths(self.run) if self.learns_to_see else usable_episodes(self.run).paths
-            half = len(recorded) // (1 + settings.vae.mirror)  # then their mirror images follow
-            seed = slice(options.seed_episodes if self.online else half)
-            self.replay.fill(recorded[:half][seed] + recorded[half:][seed])
+            self.replay.fill(recorded[: options.seed_episodes] if self.online else recorded)
         for number in range(self.rounds):
             self.recall_round(number)
         self.replay.all_seen()
@@ -182,8 +180,9 @@ class Learning:
     def recall_round(self, number: int) -> None:
         """Add what was played in round `number` to the replay."""
         count = self.settings.actor_critic.round_episodes
-        episodes = range(number * count, (number + 1) * count) if self.play else ()
-        for path in (path for episode in episodes for path in self.play.paths(episode)):  # type: ignore[union-attr]
+        for episode in range(number * count, (number + 1) * count) if self.play else ():
+            assert self.play is not None
+            path = self.play.path(episode)
             try:
                 self.replay.add(read_episode(path, self.arrays))
             except UserError:  # its actor is gone, it cannot be played again
@@ -330,14 +329,13 @@ def frames_to_come(run: Run) -> int:
     settings, options = run.settings, run.settings.actor_critic
     longest = settings.world.steps() + 1
     pooled = sum(row["length"] + 1 for row in pooled_rows(run.path, settings, 0))
-    images = 1 + settings.vae.mirror
-    recorded, a_round = images * (settings.extract.episodes * longest + pooled), images * options.round_episodes * longest
+    recorded, a_round = settings.extract.episodes * longest + pooled, options.round_episodes * longest
     if settings.controller.world != "real":
         return recorded
     if not options.train_ratio:  # one update a round
         return recorded + options.updates * a_round
     steps = options.updates * options.batch * options.window / options.train_ratio
-    return recorded + 2 * images * int(steps) + a_round  # an episode of one step has two frames
+    return recorded + 2 * int(steps) + a_round  # an episode of one step has two frames
 
 
 def begin_with(learner: ActorCritic, settings: Settings) -> None:

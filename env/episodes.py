@@ -76,16 +76,6 @@ def lost_lives(episode: Episode) -> np.ndarray:
     return np.maximum(health[:-1] - health[1:], 0.0).astype(np.float32)
 
 
-def mirrored(episode: Episode, signs: tuple[float, ...]) -> Episode:
-    """A recorded episode's mirror image, left for right.
-
-    Args:
-        episode: its arrays FRAMES, and health where there is one.
-        signs: by what each number of an action is multiplied (env/tasks.py, Task.mirror).
-    """
-    return episode | {"obs": episode["obs"][:, :, ::-1], "action": episode["action"] * np.array(signs, np.float32)}
-
-
 def is_whole(path: Path, keys: tuple[str, ...] = FRAMES) -> bool:
     """Whether the file exists and every byte of `keys` passes its check."""
     try:

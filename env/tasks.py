@@ -58,8 +58,6 @@ class Task:
         scales: scale name -> Settings.
         title: what reports print; the name, where it is empty.
         step_reward: what the world pays for each frame, if it pays for nothing else; 0 where M's dream has no reward of its own.
-        mirror: the game's mirror image, left for right, is as likely as the game: by what each number of an action is multiplied there;
-            empty where it is not.
         health: whether the world's `info` tells the agent's "health" at each step, and at the start: from 1 to 0.
         keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: frames a second when a person plays.
@@ -76,7 +74,6 @@ class Task:
     scales: dict[str, Settings]
     title: str = ""
     step_reward: float = 0.0
-    mirror: tuple[float, ...] = ()
     health: bool = False
     keys: tuple[tuple[str, tuple[float, ...]], ...] = ()
     frame_rate: int = 30
@@ -278,7 +275,6 @@ DOOM = Task(
     # The world itself takes tanh's answer, and so does M: original doomrnn/doomreal.py
     actions=Continuous(scale=(1.0,), offset=(0.0,), low=(-1.0,), high=(1.0,)),
     step_reward=1.0,
-    mirror=(-1.0,),
     health=True,
     keys=(("left", (-1.0,)), ("right", (1.0,))),
     frame_rate=35,

@@ -37,7 +37,7 @@ def usable_episodes(run: Run) -> Episodes:
         raise UserError(f"{run.path} has no latents: run vae/encode.py {settings.task} --run {run.path} first")
     lengths = {row["episode"]: row["length"] for row in read_jsonl(run.stage("extract").log)}
     if KINDS[settings.memory].replayed:
-        return _all_of(run, lengths, len(lengths))
+        return _all_of(run, lengths)
     if rnn.sequences == "stream":
         frames = sum(lengths.values())
         if frames < rnn.batch * rnn.window:
@@ -51,16 +51,12 @@ def usable_episodes(run: Run) -> Episodes:
             raise UserError(
                 f"rnn.batch is {rnn.batch}, but only {len(chosen)} episodes have {rnn.window} frames: take a smaller batch or window"
             )
-    return _all_of(run, {i: lengths[i] for i in chosen}, len(lengths))
+    return _all_of(run, {i: lengths[i] for i in chosen})
 
 
-def _all_of(run: Run, lengths: dict[int, int], recorded: int) -> Episodes:
-    """The episodes whose numbers and lengths are given, and their mirror images, if the run has them; of `recorded` in all."""
-    folder, numbers = run.path / "encode" / "latents", sorted(lengths)
-    images = [recorded + number for number in numbers] if run.settings.vae.mirror else []
-    return Episodes(
-        [episode_path(folder, number) for number in numbers + images], np.array([lengths[number % recorded] for number in numbers + images])
-    )
+def _all_of(run: Run, lengths: dict[int, int]) -> Episodes:
+    folder = run.path / "encode" / "latents"
+    return Episodes([episode_path(folder, i) for i in sorted(lengths)], np.array([lengths[i] for i in sorted(lengths)]))
 
 
 def batches(episodes: Episodes, settings: Settings, done: int) -> Iterator[Batch]:

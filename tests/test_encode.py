@@ -8,25 +8,19 @@ import numpy as np
 import pytest
 from conftest import run_python
 
-from env.episodes import LATENTS, episode_path, mirrored, read_episode, write_episode
-from env.run.errors import UserError
+from env.episodes import LATENTS, episode_path, read_episode, write_episode
 from env.run.files import JsonlLog, load_arrays
 from env.run.rundir import Run
-from env.run.settings import load_settings
 from env.run.weights import save_weights
-from env.tasks import get_task, system
-from rnn.sequences import usable_episodes
-from vae.encode import latents_of, make_encoder
+from env.tasks import get_task
 from vae.vae import ConvVAE
 
 
-@pytest.fixture(params=[False, True], ids=["", "mirror"])
-def run(tmp_path, request):
+@pytest.fixture()
+def run(tmp_path):
     """A Doom run with three recorded episodes of random frames, and an untrained V."""
     smoke = get_task("doom").scales["smoke"]
-    settings = dataclasses.replace(
-        smoke, extract=dataclasses.replace(smoke.extract, episodes=3), vae=dataclasses.replace(smoke.vae, mirror=request.param)
-    )
+    settings = dataclasses.replace(smoke, extract=dataclasses.replace(smoke.extract, episodes=3))
     made, rng = Run(tmp_path / "run", settings), np.random.default_rng(0)
     stage = made.stage("extract")
     stage.start()
@@ -58,41 +52,7 @@ def test_latents_keep_their_episodes_and_dreams_start_at_first_frames(run):
         assert latents["mu"].shape == latents["logvar"].shape == (length + 1, 64)
         np.testing.assert_array_equal(latents["action"], recorded["action"])
         np.testing.assert_array_equal(latents["done"], recorded["done"])
+        np.testing.assert_array_equal(latents["health"], recorded["health"])
         np.testing.assert_array_equal(initial["mu"][index], latents["mu"][0])
         np.testing.assert_array_equal(initial["logvar"][index], latents["logvar"][0])
         assert not np.array_equal(latents["mu"][0], latents["mu"][1])
-        np.testing.assert_array_equal(latents["health"], recorded["health"])
-    settings, files = load_settings(run / "settings.json"), sorted((run / "encode" / "latents").iterdir())
-    assert len(files) == 3 + 3 * settings.vae.mirror
-    encode = make_encoder(run / "vae" / "weights.npz", 64)
-    for index, path in enumerate(files[3:]):
-        recorded = read_episode(episode_path(run / "extract" / "episodes", index))
-        image, latents = latents_of(encode, mirrored(recorded, (-1.0,))), read_episode(path, LATENTS)
-        assert all((image[key] == latents[key]).all() for key in LATENTS)
-        assert not np.array_equal(latents["mu"], read_episode(files[index], LATENTS)["mu"])
-    made = Run(run, settings, lock=False)
-    assert [len(read_episode(path, LATENTS)["done"]) for path in files] == usable_episodes(made).lengths.tolist()
-    assert usable_episodes(made).paths == files
-    files[-1].unlink()
-    assert not made.stage("encode").is_finished()
-
-
-def test_a_game_without_a_mirror_image_has_none():
-    carracing, doom = get_task("carracing"), get_task("doom")
-    settings = dataclasses.replace(carracing.scales["smoke"], vae=dataclasses.replace(carracing.scales["smoke"].vae, mirror=True))
-    with pytest.raises(UserError, match="carracing does not say what its mirror image is .*--vae-mirror no"):
-        settings.check_game(carracing.mirror, carracing.health)
-    settings.check_game(doom.mirror, doom.health)
-    pixels = dataclasses.replace(settings, memory="rssm", rssm=dataclasses.replace(settings.rssm, observations="pixels"))
-    with pytest.raises(UserError, match="pixels"):
-        pixels.check_game(doom.mirror, doom.health)
-
-
-def test_a_game_that_tells_of_no_health_is_not_learned_from_it():
-    carracing, doom = get_task("carracing"), get_task("doom")
-    settings = system(carracing.scales["smoke"], "rssm", "cmaes")
-    settings.check_game(carracing.mirror, carracing.health)
-    settings = dataclasses.replace(settings, rssm=dataclasses.replace(settings.rssm, ends_from="health"))
-    with pytest.raises(UserError, match="carracing tells of none .*--rssm-ends-from deaths"):
-        settings.check_game(carracing.mirror, carracing.health)
-    settings.check_game(doom.mirror, doom.health)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from env.episodes import FRAMES, episode_path, frame_batches, is_whole, lost_lives, mirrored, read_episode, write_episode
+from env.episodes import FRAMES, episode_path, frame_batches, is_whole, lost_lives, read_episode, write_episode
 from env.run.errors import UserError
 
 
@@ -53,18 +53,6 @@ def test_what_a_life_lost_sums_to_one_at_its_end():
     lost = lost_lives({"health": health, "done": done})
     np.testing.assert_allclose(lost, [0.21, 0, 0.42, 0, 0.3, 0.2], atol=1e-6)
     assert lost.sum() == pytest.approx(1 + 0.13) and lost.dtype == np.float32  # 0.13 was healed
-
-
-def test_a_mirror_image_has_left_and_right_exchanged_and_nothing_else():
-    made = make_episode(1) | {"health": np.ones(31, np.float32)}
-    made["action"][:] = np.random.default_rng(0).uniform(-1, 1, made["action"].shape)
-    image = mirrored(made, (-1.0, 1.0, 1.0))
-    np.testing.assert_array_equal(image["obs"][5, :, 0], made["obs"][5, :, -1])
-    np.testing.assert_array_equal(image["obs"][5, 0, -1], made["obs"][5, 0, 0])
-    np.testing.assert_array_equal(image["action"], made["action"] * [-1, 1, 1])
-    assert all(image[key] is made[key] for key in ("reward", "done", "health"))
-    again = mirrored(image, (-1.0, 1.0, 1.0))
-    assert all((again[key] == made[key]).all() for key in made)
 
 
 def test_damaged_files_are_found_and_named(folder):

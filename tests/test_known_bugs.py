@@ -431,8 +431,8 @@ BUGS = [
     Bug(
         "latents are taken over from another episode",
         "vae/encode.py",
-        "number % recorded - settings.extract.episodes",
-        "number % recorded - 1",
+        "index = number - settings.extract.episodes",
+        "index = number - 1",
         f"{ROUNDS}latents_of_the_same_v_are_taken_over_and_of_another_are_not",
     ),
     Bug(
@@ -459,8 +459,8 @@ BUGS = [
     Bug(
         "an actor-critic makes no room for what is pooled",
         "controller/learning.py",
-        "* longest + pooled), images",
-        "* longest), images",
+        "* longest + pooled, options",
+        "* longest, options",
         f"{ROUNDS}pooled_episodes_follow_a_runs_own",
     ),
     Bug(
@@ -518,13 +518,6 @@ BUGS = [
         'damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))',
         "damaged.unlink()",
         f"{FAULTS}of_a_damaged_checkpoint_the_one_before_is_used",
-    ),
-    Bug(
-        "a mirror image's actions are those of the game",
-        "env/episodes.py",
-        'episode["action"] * np.array(signs, np.float32)',
-        'episode["action"]',
-        "tests/test_episodes.py::test_a_mirror_image_has_left_and_right_exchanged_and_nothing_else",
     ),
     Bug(
         "a deadly hit costs no more than others",

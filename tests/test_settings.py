@@ -178,3 +178,13 @@ def test_flags_take_no_abbreviations():
     add_flags(new, Vae, group="vae")
     with pytest.raises(UserError, match="unknown flag"):
         new.parse_args(["--kl", "1"])
+
+
+def test_a_game_that_tells_of_no_health_is_not_learned_from_it():
+    carracing, doom = get_task("carracing"), get_task("doom")
+    settings = system(carracing.scales["smoke"], "rssm", "cmaes")
+    settings.check_health(carracing.health)
+    settings = dataclasses.replace(settings, rssm=dataclasses.replace(settings.rssm, ends_from="health"))
+    with pytest.raises(UserError, match="carracing tells of none .*--rssm-ends-from deaths"):
+        settings.check_health(carracing.health)
+    settings.check_health(doom.health)

@@ -1,5 +1,4 @@
-"""Turn recorded frames into latents: mu and logvar of each frame, next to the actions; with vae.mirror of the episodes'
-mirror images, too, whose files follow those of the episodes in the same order.
+"""Turn recorded frames into latents: mu and logvar of each frame, next to the actions.
 
     python vae/encode.py carracing
 
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from env.episodes import LATENTS, Episode, episode_path, is_whole, mirrored, read_episode, write_episode
+from env.episodes import LATENTS, Episode, episode_path, is_whole, read_episode, write_episode
 from env.run.command import existing, parser, progress, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
@@ -29,7 +28,6 @@ from env.run.files import save_arrays
 from env.run.rundir import Run
 from env.run.stages import pool_path
 from env.run.weights import fingerprint
-from env.tasks import Task
 from vae.train import episode_paths
 
 INITIAL = 1000  # first frames kept as starting points of dreams
@@ -60,11 +58,10 @@ def make_encoder(weights: Path, z_size: int, dtype: str = "float32") -> Encoder:
     return lambda frames: encode(tf.constant(frames))
 
 
-def encode_episode(encode: Encoder, source: Path, target: Path, mirror: tuple[float, ...] = ()) -> None:
-    """Write the latents of the recorded episode `source`, or, with `mirror` (env/tasks.py), of its mirror image, to `target`."""
-    episode = read_episode(source)
+def encode_episode(encode: Encoder, source: Path, target: Path) -> None:
+    """Write the latents of the recorded episode `source` to `target`."""
     # M's training reads each file many times.
-    write_episode(target, latents_of(encode, mirrored(episode, mirror) if mirror else episode), compress=False)
+    write_episode(target, latents_of(encode, read_episode(source)), compress=False)
 
 
 def latents_of(encode: Encoder, episode: Episode) -> Episode:
@@ -77,21 +74,15 @@ def latents_of(encode: Encoder, episode: Episode) -> Episode:
     return rest | {"mu": mu.astype(np.float16), "logvar": logvar.astype(np.float16)}
 
 
-def known_latents(run: Run, number: int, recorded: int) -> Episode | None:
-    """The latents of episode `number`, if it is a pooled one that its run has encoded by the same V; else None.
-
-    Args:
-        run: its directory and settings.
-        number: of the episode; from `recorded` on, of the mirror images of these.
-        recorded: how many episodes the run has recorded and pooled.
-    """
+def known_latents(run: Run, number: int) -> Episode | None:
+    """The latents of episode `number`, if it is a pooled one that its run has encoded by the same V; else None."""
     settings, pool = run.settings, pool_path(run.path, run.settings)
-    image, index = number >= recorded, number % recorded - settings.extract.episodes
+    index = number - settings.extract.episodes
     if not settings.extract.pool or index < 0 or not (pool / "vae" / "weights.npz").exists():
         return None
     if fingerprint(pool / "vae" / "weights.npz") != fingerprint(vae_weights(run)):
         return None
-    path = episode_path(pool / "encode" / "latents", index + image * (recorded - settings.extract.episodes))
+    path = episode_path(pool / "encode" / "latents", index)
     return read_episode(path, LATENTS) if is_whole(path, LATENTS) else None
 
 
@@ -106,7 +97,7 @@ def save_initial(path: Path, encode: Encoder, frames: np.ndarray) -> None:
     save_arrays(path, {"mu": latents["mu"], "logvar": latents["logvar"]})
 
 
-def encode_run(run: Run, task: Task) -> None:
+def encode_run(run: Run) -> None:
     """The encode stage of a run."""
     stage = run.stage("encode")
     folder = stage.dir / "latents"
@@ -117,13 +108,12 @@ def encode_run(run: Run, task: Task) -> None:
     stage.start()
     paths = episode_paths(run)
     first: list[tuple[np.ndarray, np.ndarray]] = []
-    images = paths if run.settings.vae.mirror else []
-    for number, path in enumerate(progress([*paths, *images], desc="encode", unit="episode")):
-        target, image = episode_path(folder, number), number >= len(paths)
+    for number, path in enumerate(progress(paths, desc="encode", unit="episode")):
+        target = episode_path(folder, number)
         if not is_whole(target, LATENTS):
-            known = known_latents(run, number, len(paths))
-            write_episode(target, known, compress=False) if known else encode_episode(encode, path, target, task.mirror if image else ())
-        if len(first) < INITIAL and not image:
+            known = known_latents(run, number)
+            write_episode(target, known, compress=False) if known else encode_episode(encode, path, target)
+        if len(first) < INITIAL:
             latents = read_episode(target, LATENTS)
             first.append((latents["mu"][0], latents["logvar"][0]))
     save_arrays(stage.dir / "initial.npz", {"mu": np.stack([m for m, _ in first]), "logvar": np.stack([v for _, v in first])})
@@ -134,7 +124,7 @@ def encode_run(run: Run, task: Task) -> None:
 def main() -> None:
     parsed = parser(__doc__ or "", "encode").parse_args()
     task, path, settings = resolve(parsed, "encode")
-    encode_run(Run(existing(path, task), settings), task)
+    encode_run(Run(existing(path, task), settings))
 
 
 if __name__ == "__main__":

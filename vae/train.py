@@ -66,11 +66,7 @@ def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: in
     for epoch in range(done // per_epoch, settings.vae.epochs):
         rng = np.random.default_rng([settings.seed, 1, epoch])
         skip = max(0, done - epoch * per_epoch)
-        for number, frames in enumerate(frame_batches(paths, settings.vae.batch, rng, skip=skip), start=skip):
-            if settings.vae.mirror:
-                image = np.random.default_rng([settings.seed, 4, epoch, number]).random(len(frames)) < 0.5
-                frames[image] = frames[image, :, ::-1]
-            yield frames
+        yield from frame_batches(paths, settings.vae.batch, rng, skip=skip)
 
 
 def make_step(model: ConvVAE, optimizer: keras.Optimizer) -> Callable[..., dict[str, tf.Tensor]]:

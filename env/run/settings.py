@@ -86,12 +86,6 @@ class Vae:
     epochs: int = setting(10, "passes over the recorded frames (paper: 1; original code: 10)", low=1, resumable=True)
     limit_steps: int = setting(0, "stop after this many training steps; 0 means no limit", low=0, resumable=True)
     dtype: str = setting("float32", "compute type of V's layers; weights stay float32", choices=("float32", "mixed_bfloat16"))
-    mirror: bool = setting(
-        False,
-        "each recorded episode is encoded twice, as it was and with left and right exchanged, for M and C to learn from, and V learns from "
-        "both: for games whose mirror image is as likely as they are",
-        absent=False,
-    )
 
 
 @dataclass(frozen=True)
@@ -472,18 +466,14 @@ class Settings:
         if self.evaluate.dream_episodes and not step_reward:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
 
-    def check_game(self, mirror: tuple[float, ...], health: bool) -> None:
-        """Raise UserError when these settings ask for the mirror image of a game that has none, or for a health that it does not tell.
+    def check_health(self, health: bool) -> None:
+        """Raise UserError when an RSSM would learn its ends from a health that the game does not tell.
 
         Args:
-            mirror, health: how its actions are mirrored, and whether it tells the agent's health (env/tasks.py).
+            health: whether it does (env/tasks.py).
         """
         if self.learns_health and not health:
             raise UserError(f"rssm.ends_from is health, but {self.task} tells of none (Task.health): take --rssm-ends-from deaths")
-        if self.vae.mirror and not mirror:
-            raise UserError(f"vae.mirror: {self.task} does not say what its mirror image is (Task.mirror): take --vae-mirror no")
-        if self.vae.mirror and self.sees_pixels:
-            raise UserError("vae.mirror mirrors what V encodes, but rssm.observations is pixels: take latents, or --vae-mirror no")
 
     def check_ends(self) -> None:
         """Raise UserError when an RSSM would learn its ends from recordings that go on after them."""

@@ -225,12 +225,9 @@ class Stage:
             return False
 
     def _episodes(self) -> int:
-        """How many files there are to be: one for each recorded episode, and latents for each pooled one, and each mirrored one, too."""
+        """How many files there are to be: one for each recorded episode, and latents for each pooled one, too."""
         own, log = self._settings.extract.episodes, self._run / "extract" / "log.jsonl"
-        if self.name != "encode":
-            return own
-        recorded = len(read_jsonl(log)) if self._settings.extract.pool and log.exists() else own
-        return recorded * (1 + self._settings.vae.mirror)
+        return len(read_jsonl(log)) if self.name == "encode" and self._settings.extract.pool and log.exists() else own
 
     def start(self) -> None:
         """Note the settings, and what it is made from; the stage counts as unfinished from here on."""

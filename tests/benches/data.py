@@ -104,7 +104,7 @@ class Data:
                     encode_episode(encode, path, folder / path.name)
                 self.encode_rates.append(AT_ONCE * run.settings.world.max_steps / (time.perf_counter() - started))
             with contextlib.redirect_stdout(io.StringIO()):
-                encode_run(run, self.task)
+                encode_run(run)
         return run
 
     def many(self, episodes: int, latents: bool = False) -> Path:
@@ -144,6 +144,6 @@ class Data:
             stage.start()
             shutil.copyfile(shipped("vae", "doom", "weights.npz"), stage.dir / "weights.npz")
             stage.finish({})
-            encode_run(run, self.task)
+            encode_run(run)
             run.release()
         return path
