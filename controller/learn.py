@@ -7,9 +7,10 @@
 --world real: in turns the actor plays some episodes of the real game, and M, actor and critic learn from all that was played so far,
 beginning with the first recorded episodes (Dreamer's procedure); C is scored in the game. M goes on from the rnn stage's.
 
-Writes RUN/controller: best.npz (C at its best scoring; with it memory.npz, where M learns, too, and critic.npz, with which another
-run goes on that names this one by --start), mean.npz (at the last scoring, whose M is not kept where it learns), log.jsonl,
-checkpoints/, and played/*.npz, the latents of what was played. The same command resumes.
+Writes RUN/controller: best.npz (C at its best scoring, or the one that learning began with, --start, while none is better; with it
+memory.npz, where M learns, too, and critic.npz, with which another run goes on that names this one by --start), mean.npz (at the last
+scoring, whose M is not kept where it learns), log.jsonl, checkpoints/, and played/*.npz, the latents of what was played. The same
+command resumes.
 One process, which takes all cores, or the GPU.
 """
 
@@ -35,7 +36,7 @@ from env.rollout import Job, WorldLanes, Worlds, rollout
 from env.run.command import duration, existing, parser, progress, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
-from env.run.files import JsonlLog
+from env.run.files import JsonlLog, load_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
 from env.run.stopping import asked_to_stop
@@ -122,12 +123,12 @@ def learn_on(learning: Learning, log: JsonlLog) -> None:
     print(f"controller: actor and critic learn in imagination, scored in {where}; {options.updates} updates", flush=True)
     bar = progress(desc="controller", total=options.updates, initial=learning.updates, unit="update")
     began, first = time.monotonic(), learning.updates
-    told = began
+    told, begun = began, first_score(learning, score)
     while learning.updates < options.updates:
         learning.learn_round()
         scoring = time.monotonic()
         scores = score() if learning.due else None
-        row = learning.finish_round()
+        row, begun = learning.finish_round() | begun, {}
         bar.update(learning.updates - bar.n)
         if scores is not None:
             row |= learning.keep(scores) | {"eval_seconds": time.monotonic() - scoring}
@@ -141,9 +142,20 @@ def learn_on(learning: Learning, log: JsonlLog) -> None:
         if learning.checkpoints.due() or learning.updates == options.updates or "eval" in row:
             learning.save()
     bar.close()
-    if not np.isfinite(learning.best):  # ended before any scoring was due
+    if learning.updates < options.eval_every or not np.isfinite(learning.best):  # ended before any scoring was due
         learning.keep(score(), unplanned=True)
         learning.save()
+
+
+def first_score(learning: Learning, score: Callable[[], np.ndarray]) -> dict[str, float]:
+    """Score the C that learning begins with, if the settings name one: it is kept until a better one is found, by the same episodes.
+    Returns what the first row gets."""
+    if learning.updates or not learning.settings.controller.start:
+        return {}
+    if not learning.begun:  # else it was scored before the process was stopped, in the first round
+        learning.keep(score())
+    note = load_arrays(learning.folder / "best.npz")[1]
+    return {"start": note["score"], "start_std": note["std"]}
 
 
 def main() -> None:

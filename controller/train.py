@@ -5,9 +5,10 @@
     python controller/train.py carracing --scale smoke
 
 C plays in the real world or wholly in M's dream (--world, --temperature). Uses V and M of RUN, or, where that run has none,
-those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring), mean.npz (at the last
-scoring), log.jsonl, and, to resume by the same command, checkpoints/ (the state of CMA-ES at some generations) and fitness.jsonl (all
-candidates' fitness, which leads from there to the last generation). The curve is the same on any number of processes.
+those shipped with the project. Writes RUN/controller: best.npz (the distribution's mean at its best scoring, or the C that evolution
+began with, --start, while none is better), mean.npz (at the last scoring), log.jsonl, and, to resume by the same command, checkpoints/
+(the state of CMA-ES at some generations) and fitness.jsonl (all candidates' fitness, which leads from there to the last generation).
+The curve is the same on any number of processes.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Evolution:
         told = self._replay(self.folder / "fitness.jsonl")
         rows = self._rows(self.folder / "log.jsonl", told)
         best = self.folder / "best.npz"
-        note, past = load_arrays(best)[1] if best.exists() else {}, [row["eval"] for row in rows if "eval" in row]
+        note, past = load_arrays(best)[1] if best.exists() else {}, [row[key] for row in rows for key in ("start", "eval") if key in row]
         if past and not note:
             print(f"warning: {best} is gone: the next scoring's C takes its place", file=sys.stderr, flush=True)
             past = []
@@ -302,6 +303,8 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         print(f"controller: {what}, on {ranks.size} ranks, M of {models.rnn}", flush=True)
     evolution = ranks.on_first(lambda: Evolution(run, simulate.size) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
+    # A C to begin with is kept until evolution has found a better one, by the same episodes.
+    begun = score_mean(ranks, simulate, evolution, settings) if c.start and not generation else {}
     while generation < c.generations:
         started = time.monotonic()
         candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, simulate.size)))
@@ -309,13 +312,15 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         scores, lengths = play(ranks, simulate, candidates, seeds)
         play_again(ranks, simulate, candidates, seeds, scores, lengths)
         row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) | {"cores": ranks.size} if evolution else {}
-        generation += 1
+        if evolution and begun:
+            row |= {"start": begun["eval"], "start_std": begun["eval_std"]}
+        begun, generation = {}, generation + 1
         if generation % c.eval_every == 0:
             row |= score_mean(ranks, simulate, evolution, settings)
         if evolution:
             evolution.commit(row)
     # Ended before any scoring was due: score what there is.
-    if ranks.broadcast(np.array([evolution is not None and not np.isfinite(evolution.best)]))[0]:
+    if ranks.broadcast(np.array([evolution is not None and (generation < c.eval_every or not np.isfinite(evolution.best))]))[0]:
         score_mean(ranks, simulate, evolution, settings, unplanned=True)
     ranks.on_first(lambda: evolution.check_scored() if evolution else None)
     if run and evolution:

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, run_python, without_times
 
-from controller.learn import learn_on
+from controller.learn import first_score, learn_on
 from controller.learning import Learning
 from env.episodes import LATENTS, episode_path, read_episode
 from env.run.checkpoints import Checkpoints
@@ -210,6 +210,14 @@ def test_a_later_training_goes_on_with_the_c_and_the_critic_of_another(online, t
     for number, (ours, slow) in enumerate(zip(learner.critic.trainable_variables, learner.slow.variables)):
         np.testing.assert_array_equal(ours, arrays[f"critic/{number}"])
         np.testing.assert_array_equal(slow, ours)
+    # It is scored, and kept until a better one is found; resumed, it is known what it was worth.
+    assert first_score(learning, lambda: np.array([3.0, 5.0])) == {"start": 4.0, "start_std": 1.0}
+    np.testing.assert_array_equal(load_arrays(learning.folder / "best.npz")[0]["params"], params)
+    assert learning.best == begun().best == 4.0
+    learning.updates = 5
+    assert learning.keep(np.array([3.0]))["eval_best"] == 4.0
+    np.testing.assert_array_equal(load_arrays(learning.folder / "best.npz")[0]["params"], params)
+    learning.updates = 0
     # Resumed, it does not begin again.
     learner.actor.params.assign_add(np.ones_like(learner.actor.params))
     learning.save()

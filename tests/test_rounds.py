@@ -351,7 +351,9 @@ def test_two_rounds_in_doom(tmp_path):
     assert all(row["skilled"]["steps"] == rounds[0]["skilled"]["steps"] for row in rounds), "on the same held-out play"
     assert (run / ROUNDS / "rounds.png").stat().st_size > 1000 and "| 2     |" in (run / ROUNDS / "rounds.md").read_text()
     made = {path: path.stat().st_mtime_ns for path in second.rglob("*.npz")}
-    best = load_arrays(second / "controller" / "best.npz")[0]["params"]
+    best, note = load_arrays(second / "controller" / "best.npz")
+    best, rows = best["params"], read_jsonl(second / "controller" / "log.jsonl")
+    assert note["score"] == max(rows[0]["start"], *(row["eval"] for row in rows if "eval" in row)), "the C of round 1 was scored, too"
     shutil.rmtree(second / "controller")
     shutil.rmtree(second / "evaluate")
     result = run_python(*words)

@@ -10,7 +10,7 @@ import pytest
 
 from controller.train import Evolution, scoring_seeds, training_seeds
 from env.rollout import Purpose, episode_seed
-from env.run.files import read_jsonl
+from env.run.files import load_arrays, read_jsonl
 from env.run.rundir import Run
 
 
@@ -119,3 +119,19 @@ def test_without_a_terminal_a_line_says_how_far_it_is(tmp_path, tiny, capsys, mo
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("controller: generation 4 of 50, mean -") and "best mean solution" in lines[0] and lines[0].endswith("left")
+
+
+@pytest.mark.parametrize("start_score, kept", [(50.0, 0), (30.0, 25)])
+def test_a_c_to_begin_with_is_kept_until_a_better_one_is_found(tmp_path, tiny, start_score, kept):
+    """By the same episodes; and a resumed run knows what it was worth."""
+    evolution = Evolution(Run(tmp_path, with_controller(tiny, generations=100)), 7)
+    begun = evolution.scored(np.full(7, 0.5), np.full((1, 3), start_score))
+    candidates = evolution.es.ask()
+    row = evolution.tell(candidates, np.zeros((len(candidates), 1)), np.ones((len(candidates), 1), np.int64), 0.1)
+    evolution.commit(row | {"start": begun["eval"]})
+    evolution.run.release()
+    again = Evolution(Run(tmp_path, with_controller(tiny, generations=100)), 7)
+    assert again.best == start_score
+    again.generation = 25
+    again.scored(np.zeros(7), np.full((1, 3), 40.0))
+    assert load_arrays(tmp_path / "controller" / "best.npz")[1]["generation"] == kept

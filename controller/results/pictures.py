@@ -80,12 +80,17 @@ def draw_learning(axis: Axes, rows: list[dict[str, Any]], title: str = "C: actor
     if "played" in rows[0]:
         axis.fill_between(updates, [r["played_min"] for r in rows], [r["played_max"] for r in rows], alpha=0.2, label="played, min to max")
         axis.plot(updates, [row["played"] for row in rows], label="played while it learned, mean")
-    scored = [row for row in rows if "eval" in row]
-    axis.plot([r["update"] for r in scored], [r["eval"] for r in scored], "o-", label="scored")
+    scored = scorings(rows, "update")
+    axis.plot(list(scored), list(scored.values()), "o-", label="scored")
     axis.plot(updates, [row["return"] for row in rows], ":", label="dreams' discounted return")
     axis.set(xlabel="training step", ylabel="score", title=title)
     axis.legend(fontsize=7, framealpha=0.5)
     axis.grid(alpha=0.3)
+
+
+def scorings(rows: list[dict[str, Any]], step: str) -> dict[int, float]:
+    """The scores of a log by the step at which they were made, 0 for the C that the training began with."""
+    return {0: row["start"] for row in rows[:1] if "start" in row} | {row[step]: row["eval"] for row in rows if "eval" in row}
 
 
 def draw_evolution(axis: Axes, rows: list[dict[str, Any]], task: str, ours: str, title: str = "C: evolution") -> None:
@@ -93,8 +98,8 @@ def draw_evolution(axis: Axes, rows: list[dict[str, Any]], task: str, ours: str,
     generations = [row["generation"] for row in rows]
     axis.fill_between(generations, [r["min"] for r in rows], [r["max"] for r in rows], alpha=0.2, label="population, min to max")
     axis.plot(generations, [row["mean"] for row in rows], label=f"population, mean ({ours})")
-    scored = [row for row in rows if "eval" in row]
-    axis.plot([r["generation"] for r in scored], [r["eval"] for r in scored], "o-", label="mean solution, scored")
+    scored = scorings(rows, "generation")
+    axis.plot(list(scored), list(scored.values()), "o-", label="mean solution, scored")
     known = {g: v for g, v in ORIGINAL_CURVE.get(task, {}).items() if g <= generations[-1]}
     if known:
         theirs = ORIGINAL_EVOLUTION[task]
