@@ -41,6 +41,7 @@ from env.run.weights import fingerprints, model_paths, start_path, unfit
 from env.tasks import Task
 
 if TYPE_CHECKING:
+    from controller.directions import Directions
     from controller.simulate import Simulator
 
 TELL_EVERY = 30.0  # seconds between lines where there is no terminal for a progress bar
@@ -85,21 +86,26 @@ class Evolution:
     is on disk before it counts, beside its row of the log, the state so seldom that both take at most a hundredth of the time, and
     resuming goes from the one to the other.
 
+    Args:
+        run: whose controller stage it is.
+        size: of C's weights.
+        directions: what is searched in their place.
+
     Raises:
         UserError: there is no checkpoint left to go on from, see Checkpoints.
     """
 
-    def __init__(self, run: Run, size: int) -> None:
+    def __init__(self, run: Run, size: int, directions: Directions | None = None) -> None:
         from controller.es import ES
 
-        self.run, self.settings = run, run.settings
+        self.run, self.settings, self._directions = run, run.settings, directions
         self.folder = run.path / "controller"
         c = self.settings.controller
         self.generation = 0
         self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
         latest = self.checkpoints.latest()
-        start = None if latest else first_mean(self.settings, size)
-        self.es = ES(size, c.population, c.sigma, c.l2, self.settings.evolution_seed, start)
+        start = None if latest or directions else first_mean(self.settings, size)
+        self.es = ES(directions.size if directions else size, c.population, c.sigma, c.l2, self.settings.evolution_seed, start)
         if latest:
             self.es.restore(latest.arrays)
             self.generation = latest.number
@@ -141,8 +147,12 @@ class Evolution:
             print(f"warning: {log} has lost {self.generation - len(known)} of its rows", file=sys.stderr, flush=True)
         return known
 
+    def weights(self, searched: np.ndarray) -> np.ndarray:
+        """C's weights of what CMA-ES searches, float64 [..., n] -> [..., size]."""
+        return self._directions.weights(searched) if self._directions else searched
+
     def tell(self, candidates: np.ndarray, scores: np.ndarray, lengths: np.ndarray, seconds: float) -> dict[str, Any]:
-        """Learn from a generation and return its row for the log."""
+        """Learn from a generation, of what `es.ask` gave, and return its row for the log."""
         fitness, bad = ranked_last(scores.mean(axis=1))
         self.es.tell(candidates, fitness)
         self.generation += 1
@@ -206,6 +216,21 @@ def first_mean(settings: Settings, size: int) -> np.ndarray | None:
     return params
 
 
+def searched(run: Run, task: Task, size: int) -> Directions | None:
+    """The directions that CMA-ES searches; None where it searches all weights.
+
+    Raises:
+        UserError: as `first_mean`, or the run has no recorded episodes, which show them.
+    """
+    if run.settings.controller.search != "directions":
+        return None
+    from controller.directions import load_directions
+
+    start = first_mean(run.settings, size)
+    assert start is not None  # Settings.check
+    return load_directions(run, task, start)
+
+
 def check_start(settings: Settings) -> None:
     """Raise UserError when the C that the training is to begin with is there, and says that it is of another game, or sees something else,
     or has other layers than this run's."""
@@ -246,7 +271,7 @@ def score_mean(
     """Score the distribution's mean, rounded to 4 decimals like the original's solutions (train.py, evaluate_batch), and keep
     it if it is the best; returns what the generation's row gets."""
     started = time.monotonic()
-    mean = ranks.broadcast(np.round(evolution.es.mean, 4) if evolution else np.empty(simulate.size))
+    mean = ranks.broadcast(np.round(evolution.weights(evolution.es.mean), 4) if evolution else np.empty(simulate.size))
     seeds = scoring_seeds(settings)
     scores, lengths = play(ranks, simulate, mean[None], seeds)
     play_again(ranks, simulate, mean[None], seeds, scores, lengths)
@@ -301,17 +326,18 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
         where = "the real world" if c.world == "real" else f"dreams at temperature {c.temperature:g}"
         what = f"{c.population} x {c.episodes} episodes a generation in {where}"
         print(f"controller: {what}, on {ranks.size} ranks, M of {models.rnn}", flush=True)
-    evolution = ranks.on_first(lambda: Evolution(run, simulate.size) if run else None)
+    evolution = ranks.on_first(lambda: Evolution(run, simulate.size, searched(run, task, simulate.size)) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     # A C to begin with is kept until evolution has found a better one, by the same episodes.
     begun = score_mean(ranks, simulate, evolution, settings) if c.start and not generation else {}
     while generation < c.generations:
         started = time.monotonic()
-        candidates = ranks.broadcast(evolution.es.ask() if evolution else np.empty((c.population, simulate.size)))
+        asked = evolution.es.ask() if evolution else None
+        candidates = ranks.broadcast(evolution.weights(asked) if evolution else np.empty((c.population, simulate.size)))
         seeds = training_seeds(settings, generation)
         scores, lengths = play(ranks, simulate, candidates, seeds)
         play_again(ranks, simulate, candidates, seeds, scores, lengths)
-        row = evolution.tell(candidates, scores, lengths, time.monotonic() - started) | {"cores": ranks.size} if evolution else {}
+        row = evolution.tell(asked, scores, lengths, time.monotonic() - started) | {"cores": ranks.size} if evolution else {}
         if evolution and begun:
             row |= {"start": begun["eval"], "start_std": begun["eval_std"]}
         begun, generation = {}, generation + 1

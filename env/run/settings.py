@@ -21,7 +21,7 @@ SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
-EVOLUTIONS = ("population", "episodes", "sharing", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device")
+EVOLUTIONS = ("population", "episodes", "sharing", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device", "search")
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -217,6 +217,14 @@ class Controller:
         "float32",
         "compute type while C plays: of V's layers in the real world, of M's products in dreams",
         choices=("float32", "mixed_bfloat16"),
+    )
+
+    search: str = setting(
+        "weights",
+        "what CMA-ES searches: all of C's weights (paper), or a few directions in which they change together, to mend a C that is there "
+        "(start), see controller/directions.py",
+        choices=("weights", "directions"),
+        absent="weights",
     )
 
     @property
@@ -433,6 +441,9 @@ class Settings:
             raise UserError(f"extract.agent and extract.explore are those of extract.policy controller, but it is {self.extract.policy}")
         if self.controller.curiosity and self.controller.world == "dream":
             raise UserError("controller.curiosity is for the real world: in its own dream nothing surprises M; take 0, or world real")
+        c = self.controller
+        if c.search == "directions" and self.trainer == "cmaes" and (not c.start or c.hidden or not c.bias):
+            raise UserError("controller.search is directions, which takes a linear C with a bias to begin with: give --controller-start")
         if self.memory == "rssm" and self.controller.features not in ("z", "zh"):
             raise UserError(f"controller.features is {self.controller.features}, but an RSSM has no c: take z (its stochastic state) or zh")
         if self.rssm.capacity < self.rssm.window:

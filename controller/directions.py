@@ -1,0 +1,141 @@
+"""What CMA-ES searches: all of C's weights (the paper), or a few directions in which they change together.
+
+CarRacing's linear C has 867 weights. From zero, hundreds of generations find good ones; to mend a C that is good already, a few
+generations of a population of 64 are lost in so many numbers, most of which decide nothing. `controller.search directions` lets CMA-ES
+search sums of what matters instead. Each output of C (before tanh) may change by
+
+* a constant,
+* what each output is now: gains, and one output acting on another,
+* readouts of C's features: the linear functions of them that foretell, by least squares on the run's recorded episodes, the reward of
+  the next 10, 30 and 60 steps. In CarRacing these tell how fast the car is, and whether it is about to leave the road; in Doom, whether the
+  agent is about to die.
+
+That is 3 x (1 + 3 + 3) = 21 numbers in CarRacing; a unit of each adds what has one standard deviation along the recordings. C stays the
+paper's linear C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from env.episodes import LATENTS, read_episode
+from env.run.errors import UserError
+from env.run.files import load_arrays, save_arrays
+from env.run.rundir import Run
+from env.run.weights import model_paths
+from env.tasks import Task
+
+if TYPE_CHECKING:
+    from rnn.memory import Memory
+
+AHEAD = (10, 30, 60)  # steps whose reward is foretold
+RIDGE = 2e-3  # of the least squares, in units of a feature's mean square
+EPISODES = 100  # the run's first ones, which is enough for 289 numbers: they have up to 100,000 steps
+LANES = 20  # of them that M follows side by side
+SURE = 1e-6  # a readout that varies less than this tells nothing
+GONE = -40.0  # logarithm of a variance so small that a sample is the mean
+
+
+class Directions:
+    """C's weights as a start and sums of directions.
+
+    Args:
+        start: the C to begin with, [size].
+        basis: float64 [n, size]; a row is what one unit adds to C's weights.
+    """
+
+    def __init__(self, start: np.ndarray, basis: np.ndarray) -> None:
+        self.start, self.basis = np.asarray(start, np.float64), np.asarray(basis, np.float64)
+
+    @property
+    def size(self) -> int:
+        """n, the numbers that are searched."""
+        return len(self.basis)
+
+    def weights(self, numbers: np.ndarray) -> np.ndarray:
+        """[..., n] -> C's weights, float64 [..., size]."""
+        return self.start + numbers @ self.basis
+
+
+def rewards_ahead(reward: np.ndarray, ahead: int, ends: bool) -> np.ndarray:
+    """The sum of each step's reward and those that follow, `ahead` in all: float64 [T] if the episode `ends` with its last step, where
+    nothing is earned any more, else [T - ahead + 1], or [0], for what would have come is not known."""
+    reward = np.concatenate([np.asarray(reward, np.float64), np.zeros(ahead - 1 if ends else 0)])
+    total = np.concatenate([[0.0], np.cumsum(reward)])
+    return total[ahead:] - total[:-ahead]
+
+
+def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray, np.ndarray, bool]]) -> np.ndarray:
+    """The directions, float64 [n, size].
+
+    Args:
+        start: a linear C's parameters, see controller/policy.py: biases [outputs], then weights [features, outputs] row by row.
+        outputs: those of C.
+        episodes: of each the features [T, F], the rewards [T], and whether it ends with the last of them.
+    """
+    weights = np.asarray(start, np.float64)[outputs:].reshape(-1, outputs)
+    features = np.concatenate([seen for seen, _, _ in episodes]).astype(np.float64)
+    centre = features.mean(axis=0)
+    columns = [weights[:, output] for output in range(outputs)]
+    for ahead in AHEAD:
+        sums = [rewards_ahead(reward, ahead, ends) for _, reward, ends in episodes]
+        seen = np.concatenate([part[: len(total)] for (part, _, _), total in zip(episodes, sums)]).astype(np.float64)
+        target = np.concatenate(sums)
+        if len(target):
+            x, y = seen - seen.mean(axis=0), target - target.mean()
+            square = x.T @ x
+            columns.append(np.linalg.solve(square + RIDGE * np.trace(square) / len(square) * np.eye(len(square)), x.T @ y))
+    spreads = [((features - centre) @ column).std() for column in columns]
+    columns = [column / spread for column, spread in zip(columns, spreads) if spread > SURE]
+    rows = [np.concatenate([unit, np.zeros(weights.size)]) for unit in np.eye(outputs)]
+    for column in columns:
+        for unit in np.eye(outputs):
+            rows.append(np.concatenate([-(centre @ column) * unit, np.outer(column, unit).ravel()]))
+    return np.stack(rows)
+
+
+def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Of the run's first recorded episodes: what C sees at each step [T, F], the rewards [T], and whether the episode then ends, if M
+    knows of ends.
+
+    Raises:
+        UserError: none are encoded.
+    """
+    from rnn.evaluate import follow
+
+    c = run.settings.controller
+    paths = sorted((run.path / "encode" / "latents").glob("*.npz"))[:EPISODES]
+    if not paths or not run.stage("encode").check():
+        raise UserError(
+            f"controller.search is directions, which recorded episodes show, but {run.path} has none that are encoded: record some of the C "
+            "to begin with (--extract-policy controller --extract-agent RUN), and run vae/encode.py"
+        )
+    for first in range(0, len(paths), LANES):
+        episodes = [read_episode(path, LATENTS) for path in paths[first : first + LANES]]
+        if c.latents == "mean":
+            episodes = [episode | {"logvar": np.full_like(episode["logvar"], GONE)} for episode in episodes]
+        seen = [memory.features(state, c.features).numpy() for state, _ in follow(memory, episodes, run.settings.seed)]
+        for lane, episode in enumerate(episodes):
+            steps = len(episode["done"])
+            yield np.stack([part[lane] for part in seen[:steps]]), episode["reward"], bool(episode["done"][-1]) and memory.foresees_end
+
+
+def load_directions(run: Run, task: Task, start: np.ndarray) -> Directions:
+    """Those of a run, RUN/controller/directions.npz: made once, so that a run that was killed goes on with the same to the last bit.
+
+    Raises:
+        UserError: see `recorded`.
+    """
+    path: Path = run.path / "controller" / "directions.npz"
+    if not path.exists():
+        from rnn.memory import load_memory
+
+        memory = load_memory(model_paths(task.name, run.path).rnn, task, run.settings)
+        basis = make_basis(start, task.actions.size, list(recorded(run, memory)))
+        save_arrays(path, {"start": np.asarray(start, np.float64), "basis": basis}, {"task": task.name})
+    arrays = load_arrays(path)[0]
+    return Directions(arrays["start"], arrays["basis"])
