@@ -111,8 +111,8 @@ def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray,
     paths = sorted((run.path / "encode" / "latents").glob("*.npz"))[:EPISODES]
     if not paths or not run.stage("encode").check():
         raise UserError(
-            f"controller.search is directions, which recorded episodes show, but {run.path} has none that are encoded: record some of the C "
-            "to begin with (--extract-policy controller --extract-agent RUN), and run vae/encode.py"
+            f"controller.search is directions, which recorded episodes show, but {run.path} has none that are encoded: record some of "
+            "the C to begin with (--extract-policy controller --extract-agent RUN), and run vae/encode.py"
         )
     for first in range(0, len(paths), LANES):
         episodes = [read_episode(path, LATENTS) for path in paths[first : first + LANES]]
@@ -120,8 +120,9 @@ def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray,
             episodes = [episode | {"logvar": np.full_like(episode["logvar"], GONE)} for episode in episodes]
         seen = [memory.features(state, c.features).numpy() for state, _ in follow(memory, episodes, run.settings.seed)]
         for lane, episode in enumerate(episodes):
-            steps = len(episode["done"])
-            yield np.stack([part[lane] for part in seen[:steps]]), episode["reward"], bool(episode["done"][-1]) and memory.foresees_end
+            done = episode["done"]
+            steps = int(np.argmax(done)) + 1 if done.any() else len(done)  # what is recorded past an end (extract.past_done) was not earned
+            yield np.stack([part[lane] for part in seen[:steps]]), episode["reward"][:steps], bool(done.any()) and memory.foresees_end
 
 
 def load_directions(run: Run, task: Task, start: np.ndarray) -> Directions:

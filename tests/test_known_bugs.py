@@ -35,6 +35,7 @@ FAULTS = "tests/test_faults.py::test_"
 STATE = "tests/test_es.py::test_a_saved_state_goes_on_as_if_nothing_happened"
 RSSM = "tests/test_rssm.py::test_"
 ROUNDS = "tests/test_rounds.py::test_"
+DIRECTIONS = "tests/test_directions.py::test_"
 ACTOR = "tests/test_actor_critic.py::test_"
 PAPER = "tests/test_settings.py::test_paper_scale_is_the_papers"
 STALE = "tests/test_shipped.py::test_shipped_scores_are_consistent"
@@ -532,6 +533,20 @@ BUGS = [
         "(start.lost, batch.lost)",
         "(start.lost, batch.done)",
         f"{RSSM}a_step_that_cost_a_part_of_a_life_ends_it_by_that_part",
+    ),
+    Bug(
+        "a direction of C moves the mean of an output, too",
+        "controller/directions.py",
+        "-(centre @ column) * unit",
+        "0.0 * unit",
+        DIRECTIONS + "a_unit_of_each_direction_adds_a_standard_deviation_to_one_output",
+    ),
+    Bug(
+        "directions begin at zero, not at the C to begin with",
+        "controller/directions.py",
+        "return self.start + numbers @ self.basis",
+        "return numbers @ self.basis",
+        DIRECTIONS + "a_unit_of_each_direction_adds_a_standard_deviation_to_one_output",
     ),
 ]
 

@@ -60,6 +60,33 @@ def test_the_pipeline_leaves_everything(run):
 
 
 @pytest.mark.slow
+def test_evolution_goes_on_along_directions(run, tmp_path):
+    """From a run's C, on its recordings; and with the same ones when it is resumed."""
+    later = tmp_path / "later"
+    for stage in ("extract", "vae", "encode", "rnn"):
+        shutil.copytree(run / stage, later / stage)
+    saved = load_settings(run / "settings.json").to_dict()
+    saved["controller"] |= {"start": str(run), "search": "directions", "generations": 2, "eval_every": 1, "l2": 0.0}
+    (later / "settings.json").write_text(json.dumps(saved))
+    latents = (later / "encode" / "latents").rename(tmp_path / "latents")
+    result = run_python("controller/train.py", "carracing", "--run", later)
+    assert result.returncode == 2 and "--extract-policy controller" in result.stderr and "Traceback" not in result.stderr
+    latents.rename(later / "encode" / "latents")
+    ok(run_python("controller/train.py", "carracing", "--run", later, ranks=2))
+    made = (later / "controller" / "directions.npz").read_bytes()
+    ok(run_python("controller/train.py", "carracing", "--run", later, "--generations", "3"))
+    assert (later / "controller" / "directions.npz").read_bytes() == made
+    rows, first = read_jsonl(later / "controller" / "log.jsonl"), load_arrays(run / "controller" / "best.npz")[0]["params"]
+    assert [row["generation"] for row in rows] == [1, 2, 3] and "start" in rows[0]
+    directions = load_arrays(later / "controller" / "directions.npz")[0]
+    np.testing.assert_array_equal(directions["start"], first)
+    change = load_arrays(later / "controller" / "mean.npz")[0]["params"] - directions["start"]
+    numbers = np.linalg.lstsq(directions["basis"].T, change, rcond=None)[0]
+    assert np.abs(change).max() > 1e-3
+    np.testing.assert_allclose(numbers @ directions["basis"], change, atol=1e-3)  # C's weights are rounded
+
+
+@pytest.mark.slow
 def test_latents_are_vs_answer_to_the_recorded_frames(run):
     from vae.vae import load_vae
 
