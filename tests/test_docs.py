@@ -53,6 +53,12 @@ def test_the_first_page_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 1500
 
 
+def test_no_figure_is_still_to_be_filled_in():
+    """Such as @MEAN@, which once came as far as a reader."""
+    text = "\n".join(readme.read_text() for readme in READMES)
+    assert not re.findall(r"@[A-Z_]+@|\bTODO\b|\bXXX\b|\bFIXME\b|\?\?\?", text)
+
+
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
 def test_links_lead_somewhere(readme):
     for target in re.findall(r"\]\(([^)]+)\)", readme.read_text()):
