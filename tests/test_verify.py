@@ -196,11 +196,12 @@ def test_a_c_of_no_row_of_the_papers_stands_apart(run, task):
 def test_a_c_that_acts_or_sees_otherwise_than_the_papers_says_so(run, task):
     """The paper's chooses an action for each frame, and sees a sample of V's posterior."""
     settings = task.scales["paper"]
-    world, c = dataclasses.replace(settings.world, repeat=4), dataclasses.replace(settings.controller, latents="mean")
+    world, c = dataclasses.replace(settings.world, repeat=4), dataclasses.replace(settings.controller, latents="mean", start="shipped", search="directions")
     write_json(run / "settings.json", dataclasses.replace(settings, world=world, controller=c).to_dict())
     tables = {table.title: table for table in all_tables(of_run(task, run))}
-    assert tables["Scores"].data[-1]["row"] == "Full world model, z and h, actions held for 4 frames, V's mean seen in play"
-    assert "64 x 16 episodes, actions held for 4 frames, V's mean seen in play" in tables["Evolution of run"].notes[0]
+    otherwise = ", actions held for 4 frames, V's mean seen in play, directions searched"
+    assert tables["Scores"].data[-1]["row"] == f"Full world model, z and h{otherwise}"
+    assert f"64 x 16 episodes{otherwise}" in tables["Evolution of run"].notes[0]
 
 
 def test_dreams_of_another_temperature_are_not_put_beside_the_papers():

@@ -234,7 +234,8 @@ def evolution(settings: Settings) -> str:
 
 def _otherwise(settings: Settings) -> str:
     """What an agent does otherwise than the paper's."""
-    return otherwise(settings.world.repeat, settings.controller.latents)
+    searched = ", directions searched" if settings.controller.search == "directions" else ""
+    return otherwise(settings.world.repeat, settings.controller.latents) + searched
 
 
 def loss_tables(evidence: Evidence) -> list[Table]:
