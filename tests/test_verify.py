@@ -196,7 +196,8 @@ def test_a_c_of_no_row_of_the_papers_stands_apart(run, task):
 def test_a_c_that_acts_or_sees_otherwise_than_the_papers_says_so(run, task):
     """The paper's chooses an action for each frame, and sees a sample of V's posterior."""
     settings = task.scales["paper"]
-    world, c = dataclasses.replace(settings.world, repeat=4), dataclasses.replace(settings.controller, latents="mean", start="shipped", search="directions")
+    world = dataclasses.replace(settings.world, repeat=4)
+    c = dataclasses.replace(settings.controller, latents="mean", start="shipped", search="directions")
     write_json(run / "settings.json", dataclasses.replace(settings, world=world, controller=c).to_dict())
     tables = {table.title: table for table in all_tables(of_run(task, run))}
     otherwise = ", actions held for 4 frames, V's mean seen in play, directions searched"
