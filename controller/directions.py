@@ -1,14 +1,14 @@
 """What CMA-ES searches: all of C's weights (the paper), or a few directions in which they change together.
 
 CarRacing's linear C has 867 weights. From zero, hundreds of generations find good ones; to mend a C that is good already, a few
-generations of a population of 64 are lost in so many numbers, most of which decide nothing. `controller.search directions` lets CMA-ES
+generations of a population of 64 are few for so many numbers. `controller.search directions` lets CMA-ES
 search sums of what matters instead. Each output of C (before tanh) may change by
 
 * a constant,
 * what each output is now: gains, and one output acting on another,
 * readouts of C's features: the linear functions of them that foretell, by least squares on the run's recorded episodes, the reward of
-  the next 10, 30 and 60 steps. In CarRacing these tell how fast the car is, and whether it is about to leave the road; in Doom, whether the
-  agent is about to die.
+  the next 10, 30 and 60 steps. In CarRacing these go with how fast the car is; where episodes end by a death that M knows of, with its
+  coming.
 
 That is 3 x (1 + 3 + 3) = 21 numbers in CarRacing; a unit of each adds what has one standard deviation along the recordings. C stays the
 paper's linear C.
@@ -126,17 +126,19 @@ def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray,
 
 
 def load_directions(run: Run, task: Task, start: np.ndarray) -> Directions:
-    """Those of a run, RUN/controller/directions.npz: made once, so that a run that was killed goes on with the same to the last bit.
+    """Those of a run, RUN/controller/directions.npz: made once, so that a run that was killed goes on with the same to the last bit, and
+    made again where the stage is made from something else now, such as another M.
 
     Raises:
         UserError: see `recorded`.
     """
     path: Path = run.path / "controller" / "directions.npz"
-    if not path.exists():
+    identity = run.stage("controller").identity()
+    if not path.exists() or load_arrays(path)[1].get("identity") != identity:
         from rnn.memory import load_memory
 
         memory = load_memory(model_paths(task.name, run.path).rnn, task, run.settings)
         basis = make_basis(start, task.actions.size, list(recorded(run, memory)))
-        save_arrays(path, {"start": np.asarray(start, np.float64), "basis": basis}, {"task": task.name})
+        save_arrays(path, {"start": np.asarray(start, np.float64), "basis": basis}, {"task": task.name, "identity": identity})
     arrays = load_arrays(path)[0]
     return Directions(arrays["start"], arrays["basis"])

@@ -152,9 +152,8 @@ class Learning:
         self.arrays = FRAMES if self.learns_to_see else LATENTS
         self.recall()
         best = self.folder / "best.npz"
-        note = load_arrays(best)[1] if best.exists() else {}
-        if not self.updates and note.get("update"):
-            note = {}  # of a training that was lost before its first checkpoint
+        # Before the first update's checkpoint there is only the score of the C that it began with, or what another training left.
+        note = load_arrays(best)[1] if best.exists() and (self.updates or (self.begun and settings.controller.start)) else {}
         self.best = note["score"] if note and not note.get("unplanned") else -np.inf
         self._seconds = 0.0  # of learning in the present round
         if latest is None:

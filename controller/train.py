@@ -119,7 +119,8 @@ class Evolution:
             print(f"warning: {best} is gone: the next scoring's C takes its place", file=sys.stderr, flush=True)
             past = []
         # A scoring that no longer evolution would have made was for want of any; one of a later generation will be made again.
-        counts = note and not note["unplanned"] and note["generation"] <= self.generation
+        # Before the first generation nothing counts: a C to begin with is scored again, and another evolution may have left its own.
+        counts = self.generation and note and not note["unplanned"] and note["generation"] <= self.generation
         scored = [note["score"]] if counts else past
         self.best = max(filter(np.isfinite, scored), default=-np.inf)
         self.journal = JsonlLog(self.folder / "fitness.jsonl", rows=told)

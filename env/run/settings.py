@@ -218,7 +218,6 @@ class Controller:
         "compute type while C plays: of V's layers in the real world, of M's products in dreams",
         choices=("float32", "mixed_bfloat16"),
     )
-
     search: str = setting(
         "weights",
         "what CMA-ES searches: all of C's weights (paper), or a few directions in which they change together, to mend a C that is there "
