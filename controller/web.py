@@ -31,7 +31,7 @@ from controller.page.pack import Blob, add_decoder, sprite
 from controller.results.evidence import Agent as Scored
 from controller.results.evidence import of_run, of_shipped
 from controller.results.paper import ORIGINAL_CURVE, SCORES, saw_the_same
-from controller.results.scores import mean_and_std
+from controller.results.scores import mean_and_std, scorings
 from env.actions import Continuous
 from env.episodes import Episode, episode_path, read_episode
 from env.rollout import Job, Purpose, WorldLanes, Worlds, episode_seed, rollout
@@ -185,7 +185,9 @@ def curves(task: Task, settings: Settings, scored: Scored | None, logs: dict[str
         time = "generation" if "generation" in rows[0] else "update"
         names = {"max": "best of the population", "mean": "population, mean", "min": "worst", "played": "played", "eval": "scored"}
         colors = {"max": "#8a9a5b", "mean": "#b3471f", "min": "#a89f91", "played": "#b3471f", "eval": "#1f6f8b"}
-        lines = [{"name": names[key], "points": curve(rows, time, key), "color": colors[key], "dots": key == "eval"} for key in names]
+        scored_at = [{time: step, "eval": score} for step, score in scorings(rows, time).items()]
+        points = {key: curve(scored_at if key == "eval" else rows, time, key) for key in names}
+        lines = [{"name": names[key], "points": points[key], "color": colors[key], "dots": key == "eval"} for key in names]
         if saw_the_same(task.name, settings):
             last = rows[-1]["generation"]
             theirs = [[g, v[0]] for g, v in ORIGINAL_CURVE.get(task.name, {}).items() if g <= last]

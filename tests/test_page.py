@@ -17,7 +17,8 @@ from py_mini_racer import MiniRacer
 
 from controller.agent import make_agent
 from controller.page.pack import Blob, decoder_kernel, sprite
-from controller.web import Player, fill, load_player, models_data, page_data
+from controller.results.evidence import Agent as Scored
+from controller.web import Player, curves, fill, load_player, models_data, page_data
 from env.actions import Discrete
 from env.rollout import make_world
 from env.run.errors import UserError
@@ -346,6 +347,19 @@ def test_the_page_is_whole(tmp_path):
     assert told["title"] == "<!--<script></script>"
     assert [episode["from"] for episode in told["episodes"]] == [0, 8]
     assert told["episodes"][0]["steps"] == 7 and "score 7" in told["episodes"][0]["note"]
+
+
+def test_curves_begin_with_the_c_that_the_training_began_with():
+    task = get_task("doom")
+    settings = dataclasses.replace(task.scales["paper"], memory="rssm", trainer="actor_critic")
+    rows = [
+        {"update": 10, "played": 3.0, "start": 5.0, "start_std": 1.0},
+        {"update": 20, "played": 4.0, "eval": 7.0},
+        {"update": 30, "played": 6.0},
+    ]
+    chart = curves(task, settings, Scored("c", settings, rows, Path("best.npz")), {})[0]
+    points = {line["name"]: line["points"] for line in chart["lines"]}
+    assert points == {"played": [[10, 3], [20, 4], [30, 6]], "scored": [[0, 5], [20, 7]]}
 
 
 def test_weights_that_are_no_numbers_are_refused():

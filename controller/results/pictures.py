@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from controller.results.paper import ORIGINAL_CURVE, ORIGINAL_EVOLUTION, ORIGINAL_TRAINING, Original, saw_the_same
+from controller.results.scores import scorings
 from controller.results.tables import evolution
 from env.episodes import episode_path, read_episode
 from env.rollout import Job, Moment, Purpose, WorldLanes, Worlds, episode_seed, rollout
@@ -86,11 +87,6 @@ def draw_learning(axis: Axes, rows: list[dict[str, Any]], title: str = "C: actor
     axis.set(xlabel="training step", ylabel="score", title=title)
     axis.legend(fontsize=7, framealpha=0.5)
     axis.grid(alpha=0.3)
-
-
-def scorings(rows: list[dict[str, Any]], step: str) -> dict[int, float]:
-    """The scores of a log by the step at which they were made, 0 for the C that the training began with."""
-    return {0: row["start"] for row in rows[:1] if "start" in row} | {row[step]: row["eval"] for row in rows if "eval" in row}
 
 
 def draw_evolution(axis: Axes, rows: list[dict[str, Any]], task: str, ours: str, title: str = "C: evolution") -> None:

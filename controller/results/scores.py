@@ -37,6 +37,11 @@ def mean_and_std(scores: dict[str, Any]) -> str:
     return f"{scores['mean']:.1f} ± {scores['std']:.1f}"
 
 
+def scorings(rows: list[dict[str, Any]], step: str) -> dict[int, float]:
+    """The scores of a log by the step at which they were made, 0 for the C that the training began with."""
+    return {0: row["start"] for row in rows[:1] if "start" in row} | {row[step]: row["eval"] for row in rows if "eval" in row}
+
+
 def otherwise(repeat: int, latents: str) -> str:
     """What is to be said where an agent acts or sees otherwise than the paper's: ', actions held for 4 frames, V's mean seen in play'.
 
