@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from controller.directions import READOUTS, Directions, Readout, _readout, make_basis, reward_around
+from controller.directions import AHEAD, Directions, make_basis, rewards_ahead
 from controller.policy import Policy
 from env.run.errors import UserError
 from env.tasks import get_task
@@ -32,38 +32,22 @@ def played():
     return start, episodes
 
 
-def test_the_reward_around():
+def test_rewards_ahead():
     reward = np.arange(1.0, 6.0)
-    np.testing.assert_array_equal(reward_around(reward, 0, 2, ends=False), [1.5, 2.5, 3.5, 4.5])
-    np.testing.assert_array_equal(reward_around(reward, 0, 2, ends=True), [1.5, 2.5, 3.5, 4.5, 2.5])
-    np.testing.assert_array_equal(reward_around(reward, 0, 10, ends=True), [1.5, 1.4, 1.2, 0.9, 0.5])
-    assert reward_around(reward, 0, 10, ends=False).shape == (0,) and reward_around(reward, 0, 5, ends=False) == [3.0]
-    np.testing.assert_array_equal(reward_around(reward, 1, 2, ends=False), [1.5, 2.0, 3.0, 4.0])  # nothing is before the first
-    np.testing.assert_array_equal(reward_around(reward, 9, 1, ends=True), [1.0, 1.5, 2.0, 2.5, 3.0])
-
-
-def test_a_slow_readout_leaves_what_is_hasty(played):
-    """The reward is a slow feature's and a hasty one's sum: a readout uses both, a slow one hardly the hasty one."""
-    rng = np.random.default_rng(1)
-    episodes = []
-    for seen, slow, ends in played[1]:
-        hasty = rng.standard_normal(len(seen)).astype(np.float32)
-        seen = np.concatenate([seen, hasty[:, None]], axis=1)
-        episodes.append((seen, slow + hasty, ends))
-    changes = np.concatenate([seen[10:] - seen[:-10] for seen, _, _ in episodes]).astype(np.float64)
-    plain, slow = (_readout(episodes, changes.T @ changes, Readout(0, 1, weight)) for weight in (0.0, 10.0))
-    assert plain[4] == pytest.approx(1, abs=0.1) and plain[12] == pytest.approx(1, abs=0.1)
-    assert slow[12] < 0.1 < 0.2 < slow[4]
+    np.testing.assert_array_equal(rewards_ahead(reward, 2, ends=False), [3, 5, 7, 9])
+    np.testing.assert_array_equal(rewards_ahead(reward, 2, ends=True), [3, 5, 7, 9, 5])
+    np.testing.assert_array_equal(rewards_ahead(reward, 10, ends=True), [15, 14, 12, 9, 5])
+    assert rewards_ahead(reward, 10, ends=False).shape == (0,) and rewards_ahead(reward, 5, ends=False) == [15.0]
 
 
 def test_a_unit_of_each_direction_adds_a_standard_deviation_to_one_output(played):
     start, episodes = played
     basis = make_basis(start, 3, episodes)
-    assert basis.shape == (3 * (1 + 3 + len(READOUTS)), start.size)
+    assert basis.shape == (3 * (1 + 3 + len(AHEAD)), start.size)
     features = np.concatenate([seen for seen, _, _ in episodes])
     directions, before = Directions(start, basis), sums(start, features)
-    np.testing.assert_array_equal(directions.weights(np.zeros(24)), start)
-    for number, unit in enumerate(np.eye(24)):
+    np.testing.assert_array_equal(directions.weights(np.zeros(21)), start)
+    for number, unit in enumerate(np.eye(21)):
         added = sums(directions.weights(unit), features) - before
         others = np.delete(added, number % 3, axis=1)
         np.testing.assert_allclose(others, 0, atol=1e-4)
@@ -72,7 +56,7 @@ def test_a_unit_of_each_direction_adds_a_standard_deviation_to_one_output(played
             np.testing.assert_allclose(added, 1, atol=1e-4)
         else:
             assert added.mean() == pytest.approx(0, abs=1e-3) and added.std() == pytest.approx(1, abs=1e-3)
-    np.testing.assert_array_equal(directions.weights(np.stack([np.eye(24)[1]] * 2))[1], directions.weights(np.eye(24)[1]))
+    np.testing.assert_array_equal(directions.weights(np.stack([np.eye(21)[1]] * 2))[1], directions.weights(np.eye(21)[1]))
 
 
 def test_readouts_foretell_the_reward_and_gains_are_cs_own(played):
@@ -91,7 +75,7 @@ def test_what_tells_nothing_is_left_out(played):
     same = [(seen, np.ones_like(reward), False) for seen, reward, _ in episodes]
     assert make_basis(start, 3, same).shape == (3 * (1 + 3), start.size)
     dying = [(seen, np.ones_like(reward), True) for seen, reward, _ in episodes]
-    assert make_basis(start, 3, dying).shape == (3 * (1 + 3 + len(READOUTS)), start.size)
+    assert make_basis(start, 3, dying).shape == (3 * (1 + 3 + len(AHEAD)), start.size)
 
 
 @pytest.mark.parametrize("changes", [{}, {"start": "shipped", "hidden": 4}, {"start": "shipped", "bias": False}])
