@@ -7,10 +7,10 @@ search sums of what matters instead. Each output of C (before tanh) may change b
 * a constant,
 * what each output is now: gains, and one output acting on another,
 * readouts of C's features: the linear functions of them that foretell, by least squares on the run's recorded episodes, the reward of
-  the next 10, 30 and 60 steps, and, slowly, that of the 30 steps before and after. In CarRacing these go with how fast the car is, the
-  slow one most closely; where episodes end by a death that M knows of, with its coming.
+  the next 10, 30 and 60 steps. In CarRacing these go with how fast the car is; where episodes end by a death that M knows of, with its
+  coming.
 
-That is 3 x (1 + 3 + 4) = 24 numbers in CarRacing; a unit of each adds what has one standard deviation along the recordings. C stays the
+That is 3 x (1 + 3 + 3) = 21 numbers in CarRacing; a unit of each adds what has one standard deviation along the recordings. C stays the
 paper's linear C.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,23 +32,7 @@ from env.tasks import Task
 if TYPE_CHECKING:
     from rnn.memory import Memory
 
-
-class Readout(NamedTuple):
-    """What a readout foretells: the mean reward of the steps from `before` ones earlier to `ahead` ones later.
-
-    Attributes:
-        before, ahead: steps.
-        slow: weight of the least squares that keep it as it was ten steps ago: a speed lasts, what is to be seen changes, and a gas pedal
-            that follows a hasty readout is pressed in bends.
-    """
-
-    before: int
-    ahead: int
-    slow: float = 0.0
-
-
-READOUTS = (Readout(0, 10), Readout(0, 30), Readout(0, 60), Readout(30, 30, slow=10.0))
-SLOW_STEPS = 10
+AHEAD = (10, 30, 60)  # steps whose reward is foretold
 RIDGE = 2e-3  # of the least squares, in units of a feature's mean square
 EPISODES = 100  # the run's first ones, which is enough for 289 numbers: they have up to 100,000 steps
 LANES = 20  # of them that M follows side by side
@@ -77,13 +61,12 @@ class Directions:
         return self.start + numbers @ self.basis
 
 
-def reward_around(reward: np.ndarray, before: int, ahead: int, ends: bool) -> np.ndarray:
-    """The mean reward from `before` steps before each step, or the first one, to `ahead` steps after that: float64 [T] if the episode
-    `ends` with its last step, where nothing is earned any more, else [T - ahead + 1], or [0], for what would have come is not known."""
-    total = np.concatenate([[0.0], np.cumsum(np.asarray(reward, np.float64))])
-    steps = np.arange(len(reward) if ends else max(0, len(total) - ahead))
-    begin, end = np.maximum(steps - before, 0), steps + ahead
-    return (total[np.minimum(end, len(reward))] - total[begin]) / (end - begin)
+def rewards_ahead(reward: np.ndarray, ahead: int, ends: bool) -> np.ndarray:
+    """The sum of each step's reward and those that follow, `ahead` in all: float64 [T] if the episode `ends` with its last step, where
+    nothing is earned any more, else [T - ahead + 1], or [0], for what would have come is not known."""
+    reward = np.concatenate([np.asarray(reward, np.float64), np.zeros(ahead - 1 if ends else 0)])
+    total = np.concatenate([[0.0], np.cumsum(reward)])
+    return total[ahead:] - total[:-ahead]
 
 
 def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray, np.ndarray, bool]]) -> np.ndarray:
@@ -98,8 +81,14 @@ def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray,
     features = np.concatenate([seen for seen, _, _ in episodes]).astype(np.float64)
     centre = features.mean(axis=0)
     columns = [weights[:, output] for output in range(outputs)]
-    changes = np.concatenate([seen[SLOW_STEPS:] - seen[:-SLOW_STEPS] for seen, _, _ in episodes]).astype(np.float64)
-    columns += [_readout(episodes, changes.T @ changes, wanted) for wanted in READOUTS]
+    for ahead in AHEAD:
+        sums = [rewards_ahead(reward, ahead, ends) for _, reward, ends in episodes]
+        seen = np.concatenate([part[: len(total)] for (part, _, _), total in zip(episodes, sums)]).astype(np.float64)
+        target = np.concatenate(sums)
+        if len(target):
+            x, y = seen - seen.mean(axis=0), target - target.mean()
+            square = x.T @ x
+            columns.append(np.linalg.solve(square + RIDGE * np.trace(square) / len(square) * np.eye(len(square)), x.T @ y))
     spreads = [((features - centre) @ column).std() for column in columns]
     columns = [column / spread for column, spread in zip(columns, spreads) if spread > SURE]
     rows = [np.concatenate([unit, np.zeros(weights.size)]) for unit in np.eye(outputs)]
@@ -107,25 +96,6 @@ def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray,
         for unit in np.eye(outputs):
             rows.append(np.concatenate([-(centre @ column) * unit, np.outer(column, unit).ravel()]))
     return np.stack(rows)
-
-
-def _readout(episodes: list[tuple[np.ndarray, np.ndarray, bool]], changes: np.ndarray, wanted: Readout) -> np.ndarray:
-    """The linear function of the features that tells what is wanted, by least squares: [F].
-
-    Args:
-        episodes: as for `make_basis`.
-        changes: the sum of products of the features' changes, [F, F].
-        wanted: what it is to tell.
-    """
-    means = [reward_around(reward, wanted.before, wanted.ahead, ends) for _, reward, ends in episodes]
-    seen = np.concatenate([part[: len(mean)] for (part, _, _), mean in zip(episodes, means)]).astype(np.float64)
-    target = np.concatenate(means)
-    if not len(target):
-        return np.zeros(len(changes))
-    x, y = seen - seen.mean(axis=0), target - target.mean()
-    square = x.T @ x
-    ridge = RIDGE * np.trace(square) / len(square) * np.eye(len(square))
-    return np.linalg.solve(square + ridge + wanted.slow * changes, x.T @ y)
 
 
 def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
