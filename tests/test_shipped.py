@@ -134,7 +134,7 @@ def test_a_shipped_systems_scores_are_its_own(path):
     scores = json.loads((path / "evaluate" / "scores.json").read_text())
     now = fingerprints(model_paths(settings.task, path)) | {"controller": fingerprint(path / "controller" / "best.npz")}
     assert scores["fingerprints"] == now
-    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
+    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) >= 100
     text = (ROOT / "README.md").read_text() + (ROOT / "controller" / "README.md").read_text()
     assert f"{scores['mean']:.1f} ± {scores['std']:.1f}" in text
 
@@ -170,7 +170,7 @@ def test_each_c_of_the_papers_table_is_the_best_of_its_scorings_and_has_scores_o
     assert meta["temperature"] == settings.controller.temperature
     scores = json.loads((path / "scores.json").read_text())
     assert scores["fingerprints"] == fingerprints(model_paths("doom", None)) | {"controller": fingerprint(path / "best.npz")}
-    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) == 100
+    assert scores["render"] == "official" and len(scores["returns"]) == len(set(scores["seeds"])) >= 100
     assert scores["agent"] == str((path / "best.npz").relative_to(ROOT))
 
 
