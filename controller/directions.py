@@ -8,10 +8,12 @@ search sums of what matters instead. Each output of C (before tanh) may change b
 * what each output is now: gains, and one output acting on another,
 * readouts of C's features: the linear functions of them that foretell, by least squares on the run's recorded episodes, the reward of
   the next 10, 30 and 60 steps. In CarRacing these go with how fast the car is; where episodes end by a death that M knows of, with its
-  coming.
+  coming,
+* if asked for (`controller.search_first`), two readouts more, of whether the episode is in its first N steps, and whether it is in the N
+  after them. CarRacing's picture zooms in during the first 50 steps, the car gains speed for 200, and nothing else in C tells that time.
 
-That is 3 x (1 + 3 + 3) = 21 numbers in CarRacing; a unit of each adds what has one standard deviation along the recordings. C stays the
-paper's linear C.
+That is 3 x (1 + 3 + 3) = 21 numbers in CarRacing, or 27; a unit of each adds what has one standard deviation along the recordings. C stays
+the paper's linear C.
 """
 
 from __future__ import annotations
@@ -69,13 +71,21 @@ def rewards_ahead(reward: np.ndarray, ahead: int, ends: bool) -> np.ndarray:
     return total[ahead:] - total[:-ahead]
 
 
-def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray, np.ndarray, bool]]) -> np.ndarray:
+def readout(seen: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The linear function of features [n, F] nearest to a target [n] by least squares, but for a constant: float64 [F]."""
+    x, y = seen - seen.mean(axis=0), target - target.mean()
+    square = x.T @ x
+    return np.linalg.solve(square + RIDGE * np.trace(square) / len(square) * np.eye(len(square)), x.T @ y)
+
+
+def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray, np.ndarray, bool]], first: int = 0) -> np.ndarray:
     """The directions, float64 [n, size].
 
     Args:
         start: a linear C's parameters, see controller/policy.py: biases [outputs], then weights [features, outputs] row by row.
         outputs: those of C.
         episodes: of each the features [T, F], the rewards [T], and whether it ends with the last of them.
+        first: controller.search_first.
     """
     weights = np.asarray(start, np.float64)[outputs:].reshape(-1, outputs)
     features = np.concatenate([seen for seen, _, _ in episodes]).astype(np.float64)
@@ -86,9 +96,10 @@ def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray,
         seen = np.concatenate([part[: len(total)] for (part, _, _), total in zip(episodes, sums)]).astype(np.float64)
         target = np.concatenate(sums)
         if len(target):
-            x, y = seen - seen.mean(axis=0), target - target.mean()
-            square = x.T @ x
-            columns.append(np.linalg.solve(square + RIDGE * np.trace(square) / len(square) * np.eye(len(square)), x.T @ y))
+            columns.append(readout(seen, target))
+    step = np.concatenate([np.arange(len(part)) for part, _, _ in episodes])
+    for begin in (0, first) if first else ():
+        columns.append(readout(features, ((step >= begin) & (step < begin + first)).astype(np.float64)))
     spreads = [((features - centre) @ column).std() for column in columns]
     columns = [column / spread for column, spread in zip(columns, spreads) if spread > SURE]
     rows = [np.concatenate([unit, np.zeros(weights.size)]) for unit in np.eye(outputs)]
@@ -138,7 +149,7 @@ def load_directions(run: Run, task: Task, start: np.ndarray) -> Directions:
         from rnn.memory import load_memory
 
         memory = load_memory(model_paths(task.name, run.path).rnn, task, run.settings)
-        basis = make_basis(start, task.actions.size, list(recorded(run, memory)))
+        basis = make_basis(start, task.actions.size, list(recorded(run, memory)), run.settings.controller.search_first)
         save_arrays(path, {"start": np.asarray(start, np.float64), "basis": basis}, {"task": task.name, "identity": identity})
     arrays = load_arrays(path)[0]
     return Directions(arrays["start"], arrays["basis"])

@@ -69,6 +69,28 @@ def test_readouts_foretell_the_reward_and_gains_are_cs_own(played):
     assert np.corrcoef(soon, features[:, 4])[0, 1] > 0.95
 
 
+def test_the_first_steps_are_told_apart_from_those_after_them(played):
+    start, episodes = played
+    rng = np.random.default_rng(1)
+    for seen, _, _ in episodes:
+        seen[:, 9] = np.arange(len(seen)) < 20
+        seen[:, 10] = (np.arange(len(seen)) < 40) + 0.1 * rng.standard_normal(len(seen))
+    basis = make_basis(start, 3, episodes, first=20)
+    np.testing.assert_allclose(basis[: 3 * (1 + 3 + len(AHEAD))], make_basis(start, 3, episodes))
+    assert len(basis) == 3 * (1 + 3 + len(AHEAD) + 2)
+    features, step = np.concatenate([seen for seen, _, _ in episodes]), np.concatenate([np.arange(len(seen)) for seen, _, _ in episodes])
+    before = sums(start, features)[:, 1]
+    for direction, wanted in ((basis[-5], step < 20), (basis[-2], (step >= 20) & (step < 40))):
+        assert np.corrcoef(sums(start + direction, features)[:, 1] - before, wanted)[0, 1] > 0.95
+
+
+def test_the_first_steps_are_those_of_directions():
+    settings = get_task("carracing").scales["smoke"]
+    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, search_first=50))
+    with pytest.raises(UserError, match="controller.search_first is of controller.search directions"):
+        settings.check()
+
+
 def test_what_tells_nothing_is_left_out(played):
     """Rewards that are always the same, as Doom's are where nobody dies."""
     start, episodes = played

@@ -21,7 +21,10 @@ SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
-EVOLUTIONS = ("population", "episodes", "sharing", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device", "search")
+EVOLUTIONS = (
+    *("population", "episodes", "sharing", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device"),
+    *("search", "search_first"),
+)
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -224,6 +227,12 @@ class Controller:
         "(start), see controller/directions.py",
         choices=("weights", "directions"),
         absent="weights",
+    )
+    search_first: int = setting(
+        0,
+        "with directions: go along two more readouts, of an episode's first so many steps and of as many after them (0: none)",
+        low=0,
+        absent=0,
     )
 
     @property
@@ -443,6 +452,8 @@ class Settings:
         c = self.controller
         if c.search == "directions" and self.trainer == "cmaes" and (not c.start or c.hidden or not c.bias):
             raise UserError("controller.search is directions, which takes a linear C with a bias to begin with: give --controller-start")
+        if c.search_first and c.search != "directions":
+            raise UserError("controller.search_first is of controller.search directions, but that is weights: take 0, or directions")
         if self.memory == "rssm" and self.controller.features not in ("z", "zh"):
             raise UserError(f"controller.features is {self.controller.features}, but an RSSM has no c: take z (its stochastic state) or zh")
         if self.rssm.capacity < self.rssm.window:
