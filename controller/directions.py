@@ -8,12 +8,14 @@ search sums of what matters instead. Each output of C (before tanh) may change b
 * what each output is now: gains, and one output acting on another,
 * readouts of C's features: the linear functions of them that foretell, by least squares on the run's recorded episodes, the reward of
   the next 10, 30 and 60 steps. In CarRacing these go with how fast the car is; where episodes end by a death that M knows of, with its
-  coming,
-* if asked for (`controller.search_first`), two readouts more, of whether the episode is in its first N steps, and whether it is in the N
-  after them. CarRacing's picture zooms in during the first 50 steps, the car gains speed for 200, and nothing else in C tells that time.
+  coming.
 
-That is 3 x (1 + 3 + 3) = 21 numbers in CarRacing, or 27; a unit of each adds what has one standard deviation along the recordings. C stays
-the paper's linear C.
+That is 3 x (1 + 3 + 3) = 21 numbers in CarRacing. `controller.search first_steps` takes others, two readouts for each output: of whether
+the episode is in its first 50 steps (`controller.search_first`), and of whether it is in the 50 after them. In CarRacing the picture zooms
+in during the former, and a car that gains speed slowly loses most in the latter. That is 6 numbers, and hardly anything changes later in an
+episode, so that a start can be learned in episodes that are cut short (`world.max_steps`).
+
+A unit of each number adds what has one standard deviation along the recordings. C stays the paper's linear C.
 """
 
 from __future__ import annotations
@@ -78,18 +80,16 @@ def readout(seen: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.linalg.solve(square + RIDGE * np.trace(square) / len(square) * np.eye(len(square)), x.T @ y)
 
 
-def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray, np.ndarray, bool]], first: int = 0) -> np.ndarray:
-    """The directions, float64 [n, size].
+def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray, np.ndarray, bool]]) -> np.ndarray:
+    """The directions of `controller.search directions`, float64 [n, size].
 
     Args:
         start: a linear C's parameters, see controller/policy.py: biases [outputs], then weights [features, outputs] row by row.
         outputs: those of C.
         episodes: of each the features [T, F], the rewards [T], and whether it ends with the last of them.
-        first: controller.search_first.
     """
     weights = np.asarray(start, np.float64)[outputs:].reshape(-1, outputs)
     features = np.concatenate([seen for seen, _, _ in episodes]).astype(np.float64)
-    centre = features.mean(axis=0)
     columns = [weights[:, output] for output in range(outputs)]
     for ahead in AHEAD:
         sums = [rewards_ahead(reward, ahead, ends) for _, reward, ends in episodes]
@@ -97,16 +97,39 @@ def make_basis(start: np.ndarray, outputs: int, episodes: list[tuple[np.ndarray,
         target = np.concatenate(sums)
         if len(target):
             columns.append(readout(seen, target))
-    step = np.concatenate([np.arange(len(part)) for part, _, _ in episodes])
-    for begin in (0, first) if first else ():
-        columns.append(readout(features, ((step >= begin) & (step < begin + first)).astype(np.float64)))
-    spreads = [((features - centre) @ column).std() for column in columns]
-    columns = [column / spread for column, spread in zip(columns, spreads) if spread > SURE]
-    rows = [np.concatenate([unit, np.zeros(weights.size)]) for unit in np.eye(outputs)]
+    constants = [np.concatenate([unit, np.zeros(weights.size)]) for unit in np.eye(outputs)]
+    return np.stack(constants + along(columns, features, outputs))
+
+
+def first_basis(outputs: int, episodes: list[np.ndarray], first: int) -> np.ndarray:
+    """The directions of `controller.search first_steps`, float64 [n, size].
+
+    Args:
+        outputs: those of C.
+        episodes: the features [T, F] of each.
+        first: controller.search_first.
+
+    Raises:
+        UserError: no episode is longer than that, so that nothing tells its first steps apart.
+    """
+    features = np.concatenate(episodes).astype(np.float64)
+    step = np.concatenate([np.arange(len(seen)) for seen in episodes])
+    if step.max() < first:
+        raise UserError(f"controller.search_first is {first}, but the longest recorded episode has {step.max() + 1} steps: take fewer")
+    columns = [readout(features, ((step >= begin) & (step < begin + first)).astype(np.float64)) for begin in (0, first)]
+    return np.stack(along(columns, features, outputs))
+
+
+def along(columns: list[np.ndarray], features: np.ndarray, outputs: int) -> list[np.ndarray]:
+    """What adds a linear function of the features, a column [F], to an output of C: float64 [size] for each column and output. A unit adds
+    a standard deviation along the features [n, F], and nothing on average; a column that tells nothing is left out."""
+    centre, rows = features.mean(axis=0), []
     for column in columns:
-        for unit in np.eye(outputs):
-            rows.append(np.concatenate([-(centre @ column) * unit, np.outer(column, unit).ravel()]))
-    return np.stack(rows)
+        spread = ((features - centre) @ column).std()
+        for unit in np.eye(outputs) if spread > SURE else ():
+            scaled = column / spread
+            rows.append(np.concatenate([-(centre @ scaled) * unit, np.outer(scaled, unit).ravel()]))
+    return rows
 
 
 def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
@@ -122,7 +145,7 @@ def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray,
     paths = sorted((run.path / "encode" / "latents").glob("*.npz"))[:EPISODES]
     if not paths or not run.stage("encode").check():
         raise UserError(
-            f"controller.search is directions, which recorded episodes show, but {run.path} has none that are encoded: record some of "
+            f"controller.search is {c.search}, which recorded episodes show, but {run.path} has none that are encoded: record some of "
             "the C to begin with (--extract-policy controller --extract-agent RUN), and run vae/encode.py"
         )
     for first in range(0, len(paths), LANES):
@@ -149,7 +172,11 @@ def load_directions(run: Run, task: Task, start: np.ndarray) -> Directions:
         from rnn.memory import load_memory
 
         memory = load_memory(model_paths(task.name, run.path).rnn, task, run.settings)
-        basis = make_basis(start, task.actions.size, list(recorded(run, memory)), run.settings.controller.search_first)
+        episodes, c = list(recorded(run, memory)), run.settings.controller
+        if c.search == "directions":
+            basis = make_basis(start, task.actions.size, episodes)
+        else:
+            basis = first_basis(task.actions.size, [seen for seen, _, _ in episodes], c.search_first)
         save_arrays(path, {"start": np.asarray(start, np.float64), "basis": basis}, {"task": task.name, "identity": identity})
     arrays = load_arrays(path)[0]
     return Directions(arrays["start"], arrays["basis"])

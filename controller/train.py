@@ -223,7 +223,7 @@ def searched(run: Run, task: Task, size: int) -> Directions | None:
     Raises:
         UserError: as `first_mean`, or the run has no recorded episodes, which show them.
     """
-    if run.settings.controller.search != "directions":
+    if run.settings.controller.search == "weights":
         return None
     from controller.directions import load_directions
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from controller.directions import AHEAD, Directions, make_basis, rewards_ahead
+from controller.directions import AHEAD, Directions, first_basis, make_basis, rewards_ahead
 from controller.policy import Policy
 from env.run.errors import UserError
 from env.tasks import get_task
@@ -75,20 +75,16 @@ def test_the_first_steps_are_told_apart_from_those_after_them(played):
     for seen, _, _ in episodes:
         seen[:, 9] = np.arange(len(seen)) < 20
         seen[:, 10] = (np.arange(len(seen)) < 40) + 0.1 * rng.standard_normal(len(seen))
-    basis = make_basis(start, 3, episodes, first=20)
-    np.testing.assert_allclose(basis[: 3 * (1 + 3 + len(AHEAD))], make_basis(start, 3, episodes))
-    assert len(basis) == 3 * (1 + 3 + len(AHEAD) + 2)
+    basis = first_basis(3, [seen for seen, _, _ in episodes], 20)
+    assert basis.shape == (3 * 2, start.size)
     features, step = np.concatenate([seen for seen, _, _ in episodes]), np.concatenate([np.arange(len(seen)) for seen, _, _ in episodes])
     before = sums(start, features)[:, 1]
-    for direction, wanted in ((basis[-5], step < 20), (basis[-2], (step >= 20) & (step < 40))):
-        assert np.corrcoef(sums(start + direction, features)[:, 1] - before, wanted)[0, 1] > 0.95
-
-
-def test_the_first_steps_are_those_of_directions():
-    settings = get_task("carracing").scales["smoke"]
-    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, search_first=50))
-    with pytest.raises(UserError, match="controller.search_first is of controller.search directions"):
-        settings.check()
+    for direction, wanted in ((basis[1], step < 20), (basis[4], (step >= 20) & (step < 40))):
+        added = sums(start + direction, features)[:, 1] - before
+        assert np.corrcoef(added, wanted)[0, 1] > 0.95
+        assert added.mean() == pytest.approx(0, abs=1e-3) and added.std() == pytest.approx(1, abs=1e-3)
+    with pytest.raises(UserError, match="the longest recorded episode has 300 steps"):
+        first_basis(3, [seen for seen, _, _ in episodes], 300)
 
 
 def test_what_tells_nothing_is_left_out(played):
@@ -100,9 +96,10 @@ def test_what_tells_nothing_is_left_out(played):
     assert make_basis(start, 3, dying).shape == (3 * (1 + 3 + len(AHEAD)), start.size)
 
 
+@pytest.mark.parametrize("search", ["directions", "first_steps"])
 @pytest.mark.parametrize("changes", [{}, {"start": "shipped", "hidden": 4}, {"start": "shipped", "bias": False}])
-def test_directions_take_a_linear_c_to_begin_with(changes):
+def test_directions_take_a_linear_c_to_begin_with(changes, search):
     settings = get_task("carracing").scales["smoke"]
-    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, search="directions", **changes))
+    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, search=search, **changes))
     with pytest.raises(UserError, match="give --controller-start"):
         settings.check()

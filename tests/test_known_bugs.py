@@ -537,7 +537,7 @@ BUGS = [
     Bug(
         "a direction of C moves the mean of an output, too",
         "controller/directions.py",
-        "-(centre @ column) * unit",
+        "-(centre @ scaled) * unit",
         "0.0 * unit",
         DIRECTIONS + "a_unit_of_each_direction_adds_a_standard_deviation_to_one_output",
     ),

@@ -224,15 +224,12 @@ class Controller:
     search: str = setting(
         "weights",
         "what CMA-ES searches: all of C's weights (paper), or a few directions in which they change together, to mend a C that is there "
-        "(start), see controller/directions.py",
-        choices=("weights", "directions"),
+        "(start): those of all it does, or of what it does in an episode's first steps, see controller/directions.py",
+        choices=("weights", "directions", "first_steps"),
         absent="weights",
     )
     search_first: int = setting(
-        0,
-        "with directions: go along two more readouts, of an episode's first so many steps and of as many after them (0: none)",
-        low=0,
-        absent=0,
+        50, "where first_steps are searched: how many there are, of which it tells as many after them apart", low=1, absent=50
     )
 
     @property
@@ -450,10 +447,8 @@ class Settings:
         if self.controller.curiosity and self.controller.world == "dream":
             raise UserError("controller.curiosity is for the real world: in its own dream nothing surprises M; take 0, or world real")
         c = self.controller
-        if c.search == "directions" and self.trainer == "cmaes" and (not c.start or c.hidden or not c.bias):
-            raise UserError("controller.search is directions, which takes a linear C with a bias to begin with: give --controller-start")
-        if c.search_first and c.search != "directions":
-            raise UserError("controller.search_first is of controller.search directions, but that is weights: take 0, or directions")
+        if c.search != "weights" and self.trainer == "cmaes" and (not c.start or c.hidden or not c.bias):
+            raise UserError(f"controller.search is {c.search}, which takes a linear C with a bias to begin with: give --controller-start")
         if self.memory == "rssm" and self.controller.features not in ("z", "zh"):
             raise UserError(f"controller.features is {self.controller.features}, but an RSSM has no c: take z (its stochastic state) or zh")
         if self.rssm.capacity < self.rssm.window:
