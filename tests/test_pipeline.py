@@ -60,13 +60,14 @@ def test_the_pipeline_leaves_everything(run):
 
 
 @pytest.mark.slow
-def test_evolution_goes_on_along_directions(run, tmp_path):
+@pytest.mark.parametrize(("search", "most"), [("directions", 21), ("first_steps", 6)])
+def test_evolution_goes_on_along_directions(run, tmp_path, search, most):
     """From a run's C, on its recordings; and with the same ones when it is resumed."""
     later = tmp_path / "later"
     for stage in ("extract", "vae", "encode", "rnn"):
         shutil.copytree(run / stage, later / stage)
     saved = load_settings(run / "settings.json").to_dict()
-    saved["controller"] |= {"start": str(run), "search": "directions", "generations": 2, "eval_every": 1, "l2": 0.0}
+    saved["controller"] |= {"start": str(run), "search": search, "search_first": 10, "generations": 2, "eval_every": 1, "l2": 0.0}
     (later / "settings.json").write_text(json.dumps(saved))
     latents = (later / "encode" / "latents").rename(tmp_path / "latents")
     result = run_python("controller/train.py", "carracing", "--run", later)
@@ -80,6 +81,7 @@ def test_evolution_goes_on_along_directions(run, tmp_path):
     assert [row["generation"] for row in rows] == [1, 2, 3] and "start" in rows[0]
     directions = load_arrays(later / "controller" / "directions.npz")[0]
     np.testing.assert_array_equal(directions["start"], first)
+    assert 0 < len(directions["basis"]) <= most
     change = load_arrays(later / "controller" / "mean.npz")[0]["params"] - directions["start"]
     numbers = np.linalg.lstsq(directions["basis"].T, change, rcond=None)[0]
     assert np.abs(change).max() > 1e-3
