@@ -126,9 +126,10 @@ def along(columns: list[np.ndarray], features: np.ndarray, outputs: int) -> list
     centre, rows = features.mean(axis=0), []
     for column in columns:
         spread = ((features - centre) @ column).std()
-        for unit in np.eye(outputs) if spread > SURE else ():
-            scaled = column / spread
-            rows.append(np.concatenate([-(centre @ scaled) * unit, np.outer(scaled, unit).ravel()]))
+        if spread <= SURE:
+            continue
+        scaled = column / spread
+        rows += [np.concatenate([-(centre @ scaled) * unit, np.outer(scaled, unit).ravel()]) for unit in np.eye(outputs)]
     return rows
 
 

@@ -21,10 +21,7 @@ SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
-EVOLUTIONS = (
-    *("population", "episodes", "sharing", "curiosity", "sigma", "l2", "generations", "es_seed", "eval_every", "device"),
-    *("search", "search_first"),
-)
+EVOLUTIONS = tuple("population episodes sharing curiosity sigma l2 generations es_seed eval_every device search search_first".split())
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -229,7 +226,7 @@ class Controller:
         absent="weights",
     )
     search_first: int = setting(
-        50, "where first_steps are searched: how many there are, of which it tells as many after them apart", low=1, absent=50
+        50, "for search first_steps: how many steps those are; as many after them are told apart, too", low=1, absent=50
     )
 
     @property
