@@ -4,6 +4,7 @@
     mpirun -np 8 python controller/extract.py carracing --episodes 1000
     python controller/extract.py carracing --policy controller --run runs/driven
     python controller/extract.py carracing --policy controller --agent runs/carracing --run runs/driven
+    python controller/extract.py doom --policy mirrored --pool runs/doom --run runs/both
 
 Writes RUN/extract/episodes/*.npz (obs, action, reward, done; see env/episodes.py) and log.jsonl. Exactly the asked number of episodes is
 recorded, whatever the number of processes; episode i is the same on all of them. The same command resumes, and replaces
@@ -25,7 +26,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from env.episodes import cut_or_missing, episode_path, is_whole, read_episode, write_episode
+from env.episodes import Episode, cut_or_missing, episode_path, is_whole, read_episode, write_episode
 from env.random_policy import Exploring, random_player
 from env.recordings import pooled, pooled_rows
 from env.rollout import Job, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
@@ -99,6 +100,36 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
         bar.close()
 
 
+def mirrored(episode: Episode, task: Task) -> Episode:
+    """An episode as it looks in a mirror, left for right."""
+    flipped = np.ascontiguousarray(episode["obs"][:, :, ::-1])
+    return episode | {"obs": flipped, "action": episode["action"] * np.array(task.mirror, np.float32)}
+
+
+def mirror_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, indices: list[int]) -> None:
+    """Write this rank's share of the episodes `indices` into the run: mirror images of those that it has pooled, in their order."""
+    sources = pooled(run, settings)
+    for index in ranks.share(indices):
+        ranks.pulse()
+        write_episode(episode_path(run / "extract" / "episodes", index), mirrored(read_episode(sources[index]), task))
+
+
+def check_sources(path: Path, task: Task, settings: Settings) -> None:
+    """Refuse, before hours of play, what cannot be pooled or mirrored.
+
+    Raises:
+        UserError: see `pooled`; or the game is another one in a mirror; or fewer episodes are pooled than are to be mirrored.
+    """
+    sources = pooled(path, settings)
+    if settings.extract.policy != "mirrored":
+        return
+    if not task.mirror:
+        raise UserError(f"extract.policy is mirrored, but {task.word} is not known to be the same game left for right: take another")
+    if len(sources) < settings.extract.episodes:
+        asked = f"extract.episodes is {settings.extract.episodes}"
+        raise UserError(f"{asked}, but extract.pool has {len(sources)} to mirror: take no more, or record more there")
+
+
 def whole(ranks: Ranks, path: Path) -> bool:
     """`is_whole`, by a rank that has many to look at."""
     ranks.pulse()
@@ -124,7 +155,7 @@ def write_log(run: Run, ranks: Ranks) -> dict[str, float]:
 def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     """The extract stage of a run, on all ranks."""
     run = ranks.on_first(lambda: Run(path, settings))
-    ranks.on_first(lambda: pooled(path, settings))  # refuses before hours of play
+    ranks.on_first(lambda: check_sources(path, task, settings))
     ranks.check_shared(path)
     finished = bool(ranks.broadcast(np.array([run.stage("extract").check() if run else False]))[0])
     folder = path / "extract" / "episodes"
@@ -143,7 +174,8 @@ def extract_run(ranks: Ranks, task: Task, path: Path, settings: Settings) -> Non
         run.stage("extract").start()
         folder.mkdir(parents=True, exist_ok=True)
     ranks.broadcast(np.zeros(1))  # the folder is there
-    record_episodes(ranks, path, task, settings, missing)
+    make = mirror_episodes if settings.extract.policy == "mirrored" else record_episodes
+    make(ranks, path, task, settings, missing)
     ranks.total(np.zeros(1))  # all ranks are done
     if run:
         summary = write_log(run, ranks)

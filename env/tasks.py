@@ -61,6 +61,8 @@ class Task:
         health: whether the world's `info` tells the agent's "health" at each step, and at the start: from 1 to 0.
         keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: frames a second when a person plays.
+        mirror: by what each number of an action is multiplied where the game is seen left for right, such as -1 for steering; empty, if
+            that is not the same game any more, or not known to be.
         opening: frames of a game's opening, such as a zoom: on a web page, dreams of an M that knows of no end begin after them.
         recorded_steps, played_steps: how many frames long an episode of the random policy and one of a trained agent is on average, from
             which a run's duration is estimated; 0 for the step limit.
@@ -82,6 +84,7 @@ class Task:
     played_steps: int = 0
     frame_bytes: int = 4000
     file: Path | None = None
+    mirror: tuple[float, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -277,6 +280,7 @@ DOOM = Task(
     step_reward=1.0,
     health=True,
     keys=(("left", (-1.0,)), ("right", (1.0,))),
+    mirror=(-1.0,),
     frame_rate=35,
     recorded_steps=310,
     played_steps=800,
@@ -342,6 +346,8 @@ def _checked(task: Task) -> Task:
     for key, action in task.keys:
         if len(action) != task.actions.size:
             raise UserError(f"{task.file}: key {key} stands for {len(action)} numbers, an action is {task.actions.size}")
+    if task.mirror and (isinstance(task.actions, Discrete) or len(task.mirror) != task.actions.size):
+        raise UserError(f"{task.file}: mirror has {len(task.mirror)} numbers, it needs one for each of {task.actions.size} continuous ones")
     if set(task.scales) != set(SCALES):
         raise UserError(f"{task.file}: it has the scales {', '.join(task.scales)}: it needs {', '.join(SCALES)}; use three_scales")
     for scale, settings in task.scales.items():

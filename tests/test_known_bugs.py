@@ -423,6 +423,13 @@ BUGS = [
         f"{ROUNDS}pooled_episodes_follow_a_runs_own",
     ),
     Bug(
+        "a mirrored episode is steered as the one before the mirror",
+        "controller/extract.py",
+        'episode["action"] * np.array(task.mirror, np.float32)',
+        'episode["action"]',
+        f"{ROUNDS}mirrored_recordings_are_the_pools_left_for_right",
+    ),
+    Bug(
         "later rounds try the candidates of the first",
         "controller/rounds.py",
         "es_seed=first.controller.es_seed + number",

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, run_python
 
 from controller.estimate import amounts
-from controller.extract import recording_seeds
+from controller.extract import extract_run, recording_seeds
 from controller.learning import frames_to_come
 from controller.rounds import ROUNDS, figures_wanted, plan_rounds, rounds_table, summary_of
 from controller.train import check_start, first_mean, training_seeds
@@ -21,6 +21,7 @@ from env.recordings import pooled, pooled_rows, recordings
 from env.run.command import parser, resolve
 from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_json
+from env.run.ranks import Ranks
 from env.run.rundir import Run, said_rounds
 from env.run.settings import Settings
 from env.run.taken import begin_with
@@ -176,6 +177,37 @@ def test_a_pool_of_a_pool_is_found_from_another_folder(tmp_path, monkeypatch):
     assert [row["episode"] for row in pooled_rows(run, its, 2)] == [2, 3, 4]
     assert recording_seeds(run, its)(0) == recording_seeds(there, with_extract(its, pool=str(there / "runs" / "first")))(0)
     assert amounts(DOOM, its, run)["encode"] == amounts(DOOM, its, run)["extract"] + 3 * 5
+
+
+def test_mirrored_recordings_are_the_pools_left_for_right(tmp_path):
+    pool = recorded(tmp_path / "pool", with_extract(SMOKE, episodes=3))
+    rng, health = np.random.default_rng(0), np.linspace(1, 0, 6, dtype=np.float32)
+    for index in range(3):
+        path = episode_path(pool / "extract" / "episodes", index)
+        frames, action = rng.integers(0, 256, (6, 64, 64, 3), np.uint8), rng.uniform(-1, 1, (5, 1)).astype(np.float32)
+        write_episode(path, read_episode(path) | {"obs": frames, "action": action, "health": health})
+    settings = with_extract(SMOKE, episodes=2, policy="mirrored", pool=str(pool))
+    run = tmp_path / "run"
+    extract_run(Ranks(), DOOM, run, settings)
+    first, *_, last = recordings(run, settings)
+    assert read_jsonl(run / "extract" / "log.jsonl")[0]["length"] == 5 and len(recordings(run, settings)) == 2 + 3
+    ours, theirs = read_episode(first), read_episode(episode_path(pool / "extract" / "episodes", 0))
+    np.testing.assert_array_equal(ours["obs"][:, :, 0], theirs["obs"][:, :, 63])
+    np.testing.assert_array_equal(ours["obs"][:, 0], theirs["obs"][:, 0, ::-1])
+    np.testing.assert_array_equal(ours["action"], -theirs["action"])
+    for name in ("reward", "done", "health"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_what_cannot_be_mirrored_is_refused(tmp_path):
+    pool = recorded(tmp_path / "pool", with_extract(SMOKE, episodes=3))
+    many = with_extract(SMOKE, episodes=4, policy="mirrored", pool=str(pool))
+    with pytest.raises(UserError, match="extract.episodes is 4, but extract.pool has 3 to mirror"):
+        extract_run(Ranks(), DOOM, tmp_path / "run", many)
+    with pytest.raises(UserError, match="not known to be the same game left for right"):
+        extract_run(Ranks(), dataclasses.replace(DOOM, mirror=()), tmp_path / "run", with_extract(many, episodes=2))
+    with pytest.raises(UserError, match="give --extract-pool"):
+        with_extract(many, pool="").check()
 
 
 def test_a_pool_that_does_not_fit_is_refused(tmp_path):

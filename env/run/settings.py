@@ -55,8 +55,8 @@ class Extract:
     policy: str = setting(
         "random",
         "who plays: random weights in C for each episode; an action held for 1..10 steps, or for 1..n with n varied up to 300; "
-        "a uniform action each step; or a trained C",
-        choices=("random", "hold", "varied", "uniform", "controller"),
+        "a uniform action each step; or a trained C; mirrored: nobody, the pool's episodes are taken, left for right",
+        choices=("random", "hold", "varied", "uniform", "controller", "mirrored"),
     )
     agent: str = setting("", "for the policy controller: the run whose agent plays; empty for the one shipped with the project")
     explore: float = setting(
@@ -441,6 +441,8 @@ class Settings:
             raise UserError("rnn.window is 1: a sequence needs at least 2 frames, or 0 for whole episodes")
         if (self.extract.agent or self.extract.explore) and self.extract.policy != "controller":
             raise UserError(f"extract.agent and extract.explore are those of extract.policy controller, but it is {self.extract.policy}")
+        if self.extract.policy == "mirrored" and not self.extract.pool:
+            raise UserError("extract.policy is mirrored, which needs episodes of another run: give --extract-pool")
         if self.controller.curiosity and self.controller.world == "dream":
             raise UserError("controller.curiosity is for the real world: in its own dream nothing surprises M; take 0, or world real")
         c = self.controller
