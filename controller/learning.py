@@ -22,6 +22,7 @@ from env.run.files import load_arrays, save_arrays
 from env.run.rundir import Run
 from env.run.settings import Settings
 from env.run.stopping import Asked, Stopped
+from env.run.taken import warn_of_other_eyes
 from env.run.weights import CRITIC, fingerprints, model_paths, save_weights, start_path, vae_path
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
@@ -137,6 +138,7 @@ class Learning:
         self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
         latest = self.checkpoints.latest()
         if latest is None:
+            warn_of_other_eyes(run)
             begin_with(self.learner, settings)
         restore(latest, self.kept)
         self.rounds, self.updates, self.steps = (int(counter) for counter in self.counters)

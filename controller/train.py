@@ -37,6 +37,7 @@ from env.run.files import JsonlLog, load_arrays, read_jsonl
 from env.run.ranks import Ranks, run_ranks
 from env.run.rundir import Run
 from env.run.settings import Settings
+from env.run.taken import warn_of_other_eyes
 from env.run.weights import fingerprints, model_paths, start_path, unfit
 from env.tasks import Task
 
@@ -104,6 +105,8 @@ class Evolution:
         self.generation = 0
         self.checkpoints = Checkpoints(self.folder, run.stage("controller").identity())
         latest = self.checkpoints.latest()
+        if latest is None:
+            warn_of_other_eyes(run)
         start = None if latest or directions else first_mean(self.settings, size)
         self.es = ES(directions.size if directions else size, c.population, c.sigma, c.l2, self.settings.evolution_seed, start)
         if latest:

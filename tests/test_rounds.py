@@ -24,7 +24,7 @@ from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_
 from env.run.ranks import Ranks
 from env.run.rundir import Run, said_rounds
 from env.run.settings import Settings
-from env.run.taken import begin_with
+from env.run.taken import begin_with, warn_of_other_eyes
 from env.run.weights import fingerprint, fingerprints, model_paths, save_weights
 from env.tasks import get_task, system
 from rnn.memory import make_memory, memory_meta
@@ -294,6 +294,27 @@ def test_c_begins_with_the_c_of_another_run(tmp_path):
     assert not system(settings, "mdnrnn", "actor_critic").controller.start, "a game's own start is of its own trainer"
     stage = Run(tmp_path / "run", settings, lock=False).stage("controller")
     assert stage.inputs()["start"] == fingerprint(tmp_path / "other" / "controller" / "best.npz")
+
+
+def test_a_c_that_saw_another_v_or_m_is_told_of(tmp_path, capsys):
+    def models(path, vae, rnn):
+        for floor, number in (("vae", vae), ("rnn", rnn)):
+            save_arrays(tmp_path / path / floor / "weights.npz", {"number": np.array(number)}, {})
+
+    def said(path, **starts):
+        sections = {name: dataclasses.replace(getattr(SMOKE, name), start=str(tmp_path / start)) for name, start in starts.items()}
+        warn_of_other_eyes(Run(tmp_path / path, dataclasses.replace(SMOKE, **sections), lock=False))
+        return capsys.readouterr().err
+
+    for path, vae, rnn in (("its", 1, 1), ("same", 1, 1), ("on", 1, 2), ("other", 2, 3)):
+        models(path, vae, rnn)
+    assert said("other") == said("same", controller="its") == said("on", controller="its", rnn="its") == ""
+    assert said("on", controller="its").count("another M than") == 1
+    both = said("other", controller="its")
+    assert "its/controller/best.npz saw another V than this run's" in both and both.count("\n") == 2
+    shipped = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start="shipped"))
+    warn_of_other_eyes(Run(tmp_path / "none", shipped, lock=False))
+    assert capsys.readouterr().err == "", "a run without V and M has those that come along, as the C that does"
 
 
 def test_weights_are_taken_or_trained_on_from_not_both():

@@ -319,7 +319,8 @@ def _hours_shown(hours: float) -> str:
 
 def systems_table(evidence: Evidence) -> Table:
     """Two memories and two trainers: what each scored, and what it took. Nothing where there is but the paper's."""
-    header = ["memory", "trainer", "C learned in", "score", "95% interval", "episodes", "C's steps in the world", "hours of V, M, C"]
+    header = ["agent", "memory", "trainer", "C learned in", "score", "95% interval", "episodes"]
+    header += ["C's steps in the world", "hours of V, M, C"]
     title = "Two memories, two trainers"
     if not evidence.systems:
         return Table(title, header, [], [], [])
@@ -341,11 +342,11 @@ def systems_table(evidence: Evidence) -> Table:
             else ["", "", ""]
         )
         shown[0] = shown[0] or (f"refused: {agent.stale}" if agent.stale else "not scored")
-        rows.append([settings.memory, settings.trainer, where, *shown, f"{steps:,}", ", ".join(map(_hours_shown, hours))])
+        rows.append([agent.name, settings.memory, settings.trainer, where, *shown, f"{steps:,}", ", ".join(map(_hours_shown, hours))])
         data.append({"memory": settings.memory, "trainer": settings.trainer, "world_steps": steps, "hours": hours, "scores": scores})
     there = {(agent.settings.memory, agent.settings.trainer) for agent, _ in found}
     for memory, trainer in ((m, t) for m in MEMORIES for t in TRAINERS if (m, t) not in there):
-        rows.append([memory, trainer, "", _why_not(evidence, memory, trainer), "", "", "", ""])
+        rows.append(["", memory, trainer, "", _why_not(evidence, memory, trainer), "", "", "", ""])
     notes = ["Hours are those of the machine that it ran on, as the logs say; V's are shared by agents on the same V."]
     return Table(title, header, rows, notes, data)
 

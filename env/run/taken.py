@@ -4,6 +4,7 @@ own training begins with."""
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from env.run.errors import UserError
 from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
-from env.run.weights import assign_weights, fingerprint, source_files, unfit
+from env.run.weights import assign_weights, fingerprint, fingerprints, is_shipped, model_paths, source_files, start_path, unfit
 
 if TYPE_CHECKING:
     import keras
@@ -66,6 +67,27 @@ def begin_with(name: str, start: str, task: str, wanted: dict[str, Any], model: 
     arrays = _wanted(weights, f"{name}.start", wanted)
     assign_weights(weights, arrays, model)
     print(f"{name}: begins with {weights}")
+
+
+def warn_of_other_eyes(run: Run) -> None:
+    """Say so where the C that a training begins with (controller.start) saw another V or M than the run's, or than those began with: what
+    it sees means something else now. Nothing is said where its V and M are gone."""
+    settings, task = run.settings, run.settings.task
+    if not settings.controller.start:
+        return
+    path = start_path(task, settings.controller.start)
+    try:
+        then = fingerprints(model_paths(task, None if is_shipped(path, task) else Path(settings.controller.start)))
+        own = model_paths(task, run.path)
+    except UserError:
+        return
+    trained = run.path / "rnn" / "weights.npz"  # where M learns on with C, what it began with
+    now = {"vae": own.vae, "rnn": trained if trained.exists() else own.rnn}
+    for part, letter, section in (("vae", "V", settings.vae), ("rnn", "M", settings.of_memory)):
+        known = [now[part], *([source_files(part, section.start, task)[1]] if section.start else [])]
+        if then[part] not in [fingerprint(file) for file in known if file.exists()]:
+            what = f"{path} saw another {letter} than this run's"
+            print(f"warning: {what}: what it learned may mean nothing here", file=sys.stderr, flush=True)
 
 
 def _wanted(weights: Path, setting: str, wanted: dict[str, Any]) -> dict[str, np.ndarray]:
