@@ -18,6 +18,7 @@ from conftest import ROOT
 from gymnasium.utils.env_checker import check_env
 
 from env.run.errors import UserError
+from env.tasks import get_task
 from env.worlds import engine as starting
 from env.worlds.doom import TakeCover
 from env.worlds.frames import process_as_original, shrink
@@ -104,6 +105,14 @@ def test_left_is_left(world):
 
     assert brown(left[:, :16]) > 1.5 * brown(right[:, :16])
     assert brown(right[:, 48:]) > 1.5 * brown(left[:, 48:])
+
+
+def test_the_room_is_the_same_in_a_mirror(world):
+    """But for who is in it: Task.mirror of env/tasks.py."""
+    [factor] = get_task("doom").mirror
+    left, right = (play(world, 2, np.full((60, 1), direction, np.float32))[-1].astype(int) for direction in (-1.0, factor * -1.0))
+    mirrored, plain = (np.abs(seen - right).mean() for seen in (left[:, ::-1], left))
+    assert plain > 4 * mirrored
 
 
 def test_an_episode_ends_in_death_with_a_black_frame(world):

@@ -430,6 +430,13 @@ BUGS = [
         f"{ROUNDS}mirrored_recordings_are_the_pools_left_for_right",
     ),
     Bug(
+        "a C that saw another M is taken without a word",
+        "env/run/taken.py",
+        "fingerprint(file) for file in known if",
+        "then[part] for file in known if",
+        f"{ROUNDS}a_c_that_saw_another_v_or_m_is_told_of",
+    ),
+    Bug(
         "later rounds try the candidates of the first",
         "controller/rounds.py",
         "es_seed=first.controller.es_seed + number",
