@@ -67,7 +67,8 @@ def measure_worlds(task: Task, settings: Settings) -> dict[str, float]:
         return sum(result.length for result in rollout(WorldLanes(worlds, player), jobs))
 
     own, scoring = (Worlds.of(task, replace(world, render=render)) for render in (settings.world.render, settings.evaluate.render))
-    policy = settings.extract.policy.replace("mirrored", "uniform")  # to copy an episode takes less than to play one
+    policy = settings.extract.policy
+    policy = "uniform" if policy == "mirrored" else policy  # to copy an episode takes less than to play one
     recorder = agent if policy == "controller" else random_player(policy, task, settings.vae.z_size)
     rates = {"extract": rate(lambda: steps(own, recorder)), "evaluate": rate(lambda: steps(scoring, agent))}
     in_dream = settings.controller.world == "dream"

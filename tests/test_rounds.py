@@ -189,9 +189,8 @@ def test_mirrored_recordings_are_the_pools_left_for_right(tmp_path):
     settings = with_extract(SMOKE, episodes=2, policy="mirrored", pool=str(pool))
     run = tmp_path / "run"
     extract_run(Ranks(), DOOM, run, settings)
-    first, *_, last = recordings(run, settings)
-    assert read_jsonl(run / "extract" / "log.jsonl")[0]["length"] == 5 and len(recordings(run, settings)) == 2 + 3
-    ours, theirs = read_episode(first), read_episode(episode_path(pool / "extract" / "episodes", 0))
+    assert len(recordings(run, settings)) == len(read_jsonl(run / "extract" / "log.jsonl")) == 2 + 3
+    ours, theirs = read_episode(recordings(run, settings)[0]), read_episode(episode_path(pool / "extract" / "episodes", 0))
     np.testing.assert_array_equal(ours["obs"][:, :, 0], theirs["obs"][:, :, 63])
     np.testing.assert_array_equal(ours["obs"][:, 0], theirs["obs"][:, 0, ::-1])
     np.testing.assert_array_equal(ours["action"], -theirs["action"])
