@@ -268,6 +268,31 @@ def test_a_process_whose_engine_is_gone_unnoticed_ends():
     assert errors.splitlines()[-1] == "error: ViZDoom waits for an engine that is gone: ending; the same command goes on from here"
 
 
+STARTING = """
+import sys, vizdoom
+sys.path.insert(0, {root!r})
+import env.worlds.engine as engine
+engine.HANGS, engine.STARTS = 0.1, {starts}
+engine.CODE = engine.CODE.replace("import ctypes, os", "import ctypes, time, os")
+engine.CODE = engine.CODE.replace("os.execv(", "time.sleep({delay}); os.execv(")
+engine.Engine(vizdoom.ScreenResolution.RES_160X120, tried=True).close()
+print("started")
+"""
+
+
+@pytest.mark.parametrize(
+    "starts, delay, code, said",
+    [(60.0, 1.5, 0, ""), (1.0, 100.0, 70, "error: Doom's engine has not started within 1 s")],
+    ids=["slow", "never"],
+)
+def test_an_engine_that_still_starts_is_not_killed(starts, delay, code, said):
+    """ViZDoom would end the process with a segmentation fault; so has a busy machine ended it, which took longer than HANGS was."""
+    words = [sys.executable, "-c", STARTING.format(root=str(ROOT), starts=starts, delay=delay)]
+    child = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (child.returncode, child.stdout) == (code, "" if code else "started\n"), child.stderr
+    assert child.stderr.startswith(said) and len(child.stderr.splitlines()) == bool(said)
+
+
 def test_engines_that_fail_again_and_again_are_no_score(monkeypatch):
     """Nor an endless wait: one line that names the episode."""
     world, actions = TakeCover(), random_actions(20)

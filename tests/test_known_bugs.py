@@ -528,6 +528,13 @@ BUGS = [
         "tests/test_doom.py::test_an_engine_is_given_its_time_where_the_whole_process_was_stopped",
     ),
     Bug(
+        "engines that still start are killed, which takes their process along",
+        "env/worlds/engine.py",
+        "        if engine.starts:\n",
+        "        if not engine:\n",
+        "tests/test_doom.py::test_an_engine_that_still_starts_is_not_killed",
+    ),
+    Bug(
         "a checkpoint that cannot be read is deleted",
         "env/run/checkpoints.py",
         'damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))',

@@ -193,7 +193,8 @@ class Controller:
     sharing: int = setting(2, "candidates of a generation that play the same episodes; 0 means all of them", low=0)
     start: str = setting(
         "",
-        "whose C the training begins with: shipped, or the directory of another run; empty for none (CMA-ES: zeros, as in the paper)",
+        "whose C the training begins with: shipped, the directory of another run, or a file of weights; empty for none (CMA-ES: zeros, "
+        "as in the paper)",
     )
     sigma: float = setting(0.1, "initial step size sigma0 of CMA-ES", low=1e-12)
     l2: float = setting(0.01, "weight decay: the fitness loses l2 * mean(w^2)", low=0)

@@ -121,9 +121,11 @@ def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
 
 
 def start_path(task: str, source: str) -> Path:
-    """The C that a training begins with: the best of a run, or the one that comes with the project, or that of one of its rows."""
-    row = Path(source) / "best.npz"
-    return shipped_controller(task) if source == SHIPPED else row if row.exists() else Path(source) / "controller" / "best.npz"
+    """The C that a training begins with: the best of a run, or the one that comes with the project, or that of one of its rows, or a file."""
+    given, row = Path(source), Path(source) / "best.npz"
+    if given.is_file():
+        return given
+    return shipped_controller(task) if source == SHIPPED else row if row.exists() else given / "controller" / "best.npz"
 
 
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:

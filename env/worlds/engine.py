@@ -50,6 +50,7 @@ CRASHES = (
 
 
 HANGS = 60.0  # seconds after which an engine that has not answered is killed; a step takes milliseconds
+STARTS = 120.0  # seconds that an engine may take to start; on a busy machine it has taken more than one
 CAN_START = 60.0  # seconds that a trial may take
 TRIAL = """
 import sys
@@ -119,6 +120,7 @@ class Engine:
         self.game = game
         self.pid: int | None = None
         self.others = children()
+        self.starts = True
         self.asked: float | None = time.monotonic()  # since when it owes an answer
         self.question: float | None = None  # the watchdog's: which answer it waits for, by when it was asked
         self.waited = 0.0  # and for how long
@@ -126,7 +128,7 @@ class Engine:
         try:
             game.init()
         finally:
-            self.asked = None
+            self.starts, self.asked = False, None
             # Both sides have opened and read all: what has no name any more cannot be left behind by a kill.
             _forget_shared_memory()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -200,13 +202,17 @@ class Watchdog(threading.Thread):
 
     @staticmethod
     def _wait_for(engine: Engine, passed: float) -> None:
-        """So many seconds more have passed: kill the engine, once, if it has had its time; end this process if that changed nothing."""
+        """So many seconds more have passed: kill the engine, once, if it has had its time; end this process if that changed nothing. An
+        engine that still starts is left alone, for ViZDoom ends its process with a segmentation fault where that is killed."""
         asked, before = engine.asked, engine.waited
         if asked is None or asked != engine.question:
             engine.question, engine.waited = asked, 0.0
             return
         engine.waited = before + passed
-        if before <= HANGS < engine.waited:
+        if engine.starts:
+            if engine.waited > STARTS:
+                _end(f"Doom's engine has not started within {STARTS:.0f} s; {ADVICE} Ending")
+        elif before <= HANGS < engine.waited:
             pid = engine.pid or next(iter(children() - engine.others), None)
             if pid is None:
                 return
@@ -216,9 +222,13 @@ class Watchdog(threading.Thread):
             except ProcessLookupError:
                 pass
         elif engine.waited > 2 * HANGS:  # killed in the middle of a message, an engine can leave ViZDoom waiting for its end for ever
-            said = "error: ViZDoom waits for an engine that is gone: ending; the same command goes on from here"
-            print(said, file=sys.stderr, flush=True)
-            os._exit(STUCK)
+            _end("ViZDoom waits for an engine that is gone: ending")
+
+
+def _end(why: str) -> None:
+    """End this process, whatever its other threads do."""
+    print(f"error: {why}; the same command goes on from here", file=sys.stderr, flush=True)
+    os._exit(STUCK)
 
 
 def children() -> set[int]:
