@@ -282,6 +282,9 @@ def test_c_begins_with_the_c_of_another_run(tmp_path):
     save_arrays(tmp_path / "other" / "controller" / "best.npz", {"params": params}, {})
     settings = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start=str(tmp_path / "other")))
     np.testing.assert_array_equal(first_mean(settings, 1088), params)
+    shutil.copy(tmp_path / "other" / "controller" / "best.npz", tmp_path / "some.npz")
+    of_file = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start=str(tmp_path / "some.npz")))
+    np.testing.assert_array_equal(first_mean(of_file, 1088), params)
     with pytest.raises(UserError, match="has 1088 parameters, this run's has 577"):
         first_mean(settings, 577)
     for meta in ({"features": "z"}, {"hidden": 9}, {"task": "carracing"}, {"repeat": 4}):
