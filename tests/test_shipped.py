@@ -68,13 +68,13 @@ def test_the_shipped_agent_drives(tmp_path):
 @pytest.mark.skipif("doom" not in SHIPPED, reason="no Doom agent is shipped yet")
 def test_the_shipped_doom_agent_lives(tmp_path):
     """Eight whole episodes of the real game, played by a C that knows it from dreams only: longer than random play's 210."""
-    words = ("--episodes", "8", "--render", "fast", "--shipped")
+    words = ("--episodes", "8", "--dream-episodes", "16", "--render", "fast", "--shipped")
     result = run_python("controller/evaluate.py", "doom", *words, "--json", tmp_path / "scores.json", ranks=2)
     assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["mean"] > 300
     assert scores["agent"] == "controller/shipped/doom/best.npz"
-    assert scores["dream"]["episodes"] == 100
+    assert scores["dream"]["episodes"] == 16
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_the_agent_is_scored_in_dreams_of_another_temperature(tmp_path):
     """At 0.1 it lives on and on, as any C does (controller/README.md); its settings stay those of its training."""
     scores = {}
     for words in (["--temperature", "0.1"], []):
-        command = ["controller/evaluate.py", "doom", "--dream-episodes", "8", "--episodes", "1", "--ranks", "1", "--render", "fast"]
+        command = ["controller/evaluate.py", "doom", "--dream-episodes", "4", "--episodes", "1", "--ranks", "1", "--render", "fast"]
         result = run_python(*command, *words, "--json", tmp_path / "scores.json")
         assert result.returncode == 0, result.stderr
         scores[len(words)] = read_json(tmp_path / "scores.json", sealed=True)

@@ -121,7 +121,7 @@ def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
 
 
 def start_path(task: str, source: str) -> Path:
-    """The C that a training begins with: the best of a run, or the one that comes with the project, or that of one of its rows, or a file."""
+    """The C that a training begins with: the best of a run, or of one of the rows that come along, or the shipped one, or a file."""
     given, row = Path(source), Path(source) / "best.npz"
     if given.is_file():
         return given
