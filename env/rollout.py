@@ -173,7 +173,7 @@ def make_world(task: Task, world: World, render_mode: str | None = None, past_do
         return made
     from env.worlds.held import Held
 
-    return Held(made, world.repeat, past_done)
+    return Held(made, world.repeat, world.max_steps, past_done)
 
 
 class Worlds:

@@ -299,7 +299,7 @@ def test_engines_that_fail_again_and_again_are_no_score(monkeypatch):
     play(world, 9, actions[:10])
     started = []
 
-    def fail(self, buttons):
+    def fail(self, buttons, draw):
         started.append(self._running.pid)
         raise vizdoom.ViZDoomErrorException("gone")
 

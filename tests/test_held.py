@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import signal
 
 import keras
 import numpy as np
@@ -23,6 +25,7 @@ from env.run.settings import Settings, World
 from env.run.taken import take
 from env.run.weights import save_weights
 from env.tasks import as_shipped, get_task
+from env.worlds.doom import TakeCover
 from rnn.evaluate import encode_recordings
 from rnn.memory import load_memory, make_memory, memory_meta
 from vae.vae import ConvVAE
@@ -80,6 +83,34 @@ def test_a_game_of_ones_own_draws_only_what_is_seen(monkeypatch):
         np.testing.assert_array_equal(frame, singles[-1][0])
         assert reward == pytest.approx(sum(single[1] for single in singles))
     assert len(drawn) == 7
+
+
+@pytest.mark.parametrize("render", ["fast", "official"])
+def test_doom_draws_only_what_is_seen_and_shows_the_same(render, monkeypatch):
+    """Each fourth frame, the last one before the limit, and a death's black; and with a new engine in the place of one that crashed."""
+    plain, slow = (make_world(DOOM, World(render=render, max_steps=402, repeat=repeat)) for repeat in (1, 4))
+    drawn, play = [], TakeCover._play
+    monkeypatch.setattr(TakeCover, "_play", lambda self, buttons, draw: drawn.append(draw) or play(self, buttons, draw))
+    ends = set()
+    for seed in (1, 2, 3, 11):
+        rng = np.random.default_rng(seed)
+        np.testing.assert_array_equal(plain.reset(seed=seed)[0], slow.reset(seed=seed)[0])
+        over = False
+        while not over:
+            if seed == 2 and rng.random() < 0.05:
+                os.kill(slow.unwrapped._running.pid, signal.SIGKILL)
+            action, before = rng.uniform(-1, 1, 1), len(drawn)
+            frame, reward, terminated, truncated, info = slow.step(action)
+            asked, singles, over = drawn[before:], [], terminated or truncated
+            while len(singles) < 4 and not (singles and (singles[-1][2] or singles[-1][3])):
+                singles.append(plain.step(action))
+            np.testing.assert_array_equal(frame, singles[-1][0])
+            assert (reward, terminated, truncated, info["health"]) == (len(singles), *singles[-1][2:4], singles[-1][4]["health"])
+            assert asked.count(True) == (len(singles) == 4 or truncated)
+        ends.add((terminated, truncated))
+    assert ends == {(True, False), (False, True)}, "deaths and the limit"
+    plain.close()
+    slow.close()
 
 
 def test_an_m_whose_steps_are_others_is_refused(settings, run, tmp_path):

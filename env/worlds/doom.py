@@ -71,6 +71,7 @@ class TakeCover(gymnasium.Env):
         self._seed = 0
         self._played: list[list[int]] = []  # this episode's buttons, to play it again
         self._screen: np.ndarray | None = None
+        self.draws = True  # else observations are None, and ViZDoom draws nothing, which takes a tenth of the time
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -80,7 +81,7 @@ class TakeCover(gymnasium.Env):
             self._begin()
         except CRASHES as crash:
             self._replay(None, crash)
-        return self._observe(), self._info()
+        return self.look(), self._info()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action)
@@ -88,12 +89,11 @@ class TakeCover(gymnasium.Env):
             raise ValueError(f"action is {action}: TakeCover needs one finite number, left below -1/3 and right above 1/3")
         buttons = LEFT if action[0] < -THRESHOLD else RIGHT if action[0] > THRESHOLD else STAY
         try:
-            self._play(buttons)
+            self._play(buttons, self.draws)
         except CRASHES as crash:
             self._replay(buttons, crash)
         self._played.append(buttons)
-        done = self._game.is_episode_finished()
-        return self._observe(), 1.0, done, False, self._info()
+        return self.look() if self.draws else None, 1.0, self._game.is_episode_finished(), False, self._info()
 
     def render(self) -> Any:
         """The whole screen, uint8 [H, W, 3]."""
@@ -123,9 +123,10 @@ class TakeCover(gymnasium.Env):
             game.set_seed(self._seed)
             game.new_episode()
 
-    def _play(self, buttons: list[int]) -> None:
+    def _play(self, buttons: list[int], draw: bool) -> None:
         with self._running.answering() as game:
-            game.make_action(buttons, 1)
+            game.set_action(buttons)
+            game.advance_action(1, draw)
 
     def _replay(self, then: list[int] | None, crash: Exception) -> None:
         """Replace a crashed engine, play the episode up to where it was, and go on with the buttons `then`.
@@ -138,8 +139,10 @@ class TakeCover(gymnasium.Env):
             time.sleep(0.1 * 10**attempt)
             try:
                 self._begin()
-                for buttons in (*self._played, *([then] if then else [])):
-                    self._play(buttons)
+                for buttons in self._played:
+                    self._play(buttons, draw=False)
+                if then:
+                    self._play(then, self.draws)
                 return
             except CRASHES as again:
                 crash = again
@@ -147,15 +150,17 @@ class TakeCover(gymnasium.Env):
         raise UserError(f"Doom's engine failed {ATTEMPTS + 1} times in the episode of seed {self._seed} ({said}); {ADVICE}")
 
     def _info(self) -> dict[str, float]:
-        return {"health": max(0.0, self._game.get_game_variable(vizdoom.GameVariable.HEALTH) / 100)}
+        # ViZDoom tells of the health as of the last frame that it drew, and of a death at once.
+        dead = self._game.is_episode_finished()
+        return {"health": 0.0 if dead else max(0.0, self._game.get_game_variable(vizdoom.GameVariable.HEALTH) / 100)}
 
-    def _observe(self) -> np.ndarray:
-        state = self._game.get_state()
-        if state is None:  # dead: ViZDoom has no picture of that
+    def look(self) -> np.ndarray:
+        """What was to be seen when ViZDoom drew last, or a dead player's black: uint8 [64, 64, 3]."""
+        if self._game.is_episode_finished():  # dead: ViZDoom has no picture of that, or still the last one
             assert self._screen is not None
             self._screen = np.zeros_like(self._screen)
         else:
-            self._screen = np.array(state.screen_buffer)
+            self._screen = np.array(self._game.get_state().screen_buffer)
         view = self._screen[: round(len(self._screen) * VIEW)]
         return process_as_original(view) if self._original else shrink(view, self._gap)
 
