@@ -7,7 +7,7 @@
     python tests/bench.py growth --json tests/benches/growth.json --plot tests/benches/growth.png
 
 world: CarRacing as the agent sees it, with our drawing, with gymnasium's picture, and with gymnasium's own drawing.
-drawing: how near our drawing is to gymnasium's. loop: the whole agent, V + M + C + world.
+drawing: how near our drawing is to gymnasium's. loop: the whole agent, V + M + C + world. held: Doom, actions held for four frames.
 dream: Doom's dream, steps of living dreams only. extract, encode: recording, and turning recordings into latents.
 vae, rnn: the trainings of V and M. imagine: the RSSM's posterior and imagination, and an actor-critic's training step.
 scaling: 2 ranks against one, and how long ranks wait for each other. memory: of V's training and of a rank.
@@ -44,6 +44,7 @@ BENCHES: dict[str, Callable[[Data], dict[str, float]]] = {
     "world": play.bench_world,
     "drawing": drawing.bench_drawing,
     "loop": play.bench_loop,
+    "held": play.bench_held,
     "dream": play.bench_dream,
     "extract": play.bench_extract,
     "encode": play.bench_encode,

@@ -87,6 +87,33 @@ def bench_world(data: Data) -> Figures:
     }
 
 
+def bench_held(data: Data) -> Figures:
+    """Frames a second of Doom alone, random actions held for four frames: only those that are seen drawn, and all of them."""
+    from env.worlds.doom import TakeCover
+    from env.worlds.held import Held
+
+    class AllDrawn(Held):
+        def _draw(self, whether: bool) -> None:
+            super()._draw(True)
+
+    figures = {}
+    for render in ("fast", "official"):
+        for name, kind in (("", Held), ("_all_drawn", AllDrawn)):
+            world = kind(TakeCover(render), 4, 2100)
+
+            def work() -> int:
+                rng, frames, over = np.random.default_rng(0), 0, False
+                world.reset(seed=1)
+                while not over:
+                    _, lived, over, *_ = world.step(rng.uniform(-1, 1, 1))
+                    frames += int(lived)
+                return frames
+
+            figures[f"held_doom_{render}{name}_frames_per_s_core"] = median_rate(work)
+            world.close()
+    return figures
+
+
 def play_loop(dtype: str, slots: int, max_steps: int, repeats: int, z_size: int | None = None) -> float:
     """Steps a second of V + M + C + world in `slots` slots, resets included: the shipped agent, or one with fresh V and M of
     another z size."""
