@@ -535,6 +535,13 @@ BUGS = [
         "tests/test_doom.py::test_an_engine_that_still_starts_is_not_killed",
     ),
     Bug(
+        "where actions are held, the last frame before the limit is not drawn",
+        "env/worlds/held.py",
+        "number == self._frames or self._steps == self._max_steps",
+        "number == self._frames",
+        "tests/test_held.py::test_doom_draws_only_what_is_seen_and_shows_the_same[fast]",
+    ),
+    Bug(
         "a checkpoint that cannot be read is deleted",
         "env/run/checkpoints.py",
         'damaged.replace(damaged.with_name(f"{damaged.name}.damaged"))',
