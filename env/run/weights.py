@@ -122,10 +122,11 @@ def source_files(name: str, source: str, task: str) -> tuple[Path, Path]:
 
 def start_path(task: str, source: str) -> Path:
     """The C that a training begins with: the best of a run, or of one of the rows that come along, or the shipped one, or a file."""
-    given, row = Path(source), Path(source) / "best.npz"
-    if given.is_file():
-        return given
-    return shipped_controller(task) if source == SHIPPED else row if row.exists() else given / "controller" / "best.npz"
+    if source == SHIPPED:
+        return shipped_controller(task)
+    given = Path(source)
+    choices = given, given / "best.npz", given / "controller" / "best.npz"
+    return next((path for path in choices if path.is_file()), choices[-1])
 
 
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:
