@@ -89,7 +89,7 @@ def next_round(number: int, before: Path, its: Settings, first: Settings) -> Set
     if rounds.controller == "on":
         c = replace(c, start=path)
         if first.trainer == "actor_critic":
-            actor_critic = replace(actor_critic, updates=rounds.updates)
+            actor_critic = replace(actor_critic, updates=rounds.updates, critic_first=0)  # its critic goes on with it
         else:
             c = replace(c, generations=rounds.generations, sigma=rounds.sigma)
     return replace(first, extract=played, vae=vae, controller=c, actor_critic=actor_critic, **{first.memory_section: memory})

@@ -93,7 +93,9 @@ def test_rounds_of_another_memory_train_that_memory():
 def test_rounds_of_an_actor_critic_go_on_with_its_c():
     settings = system(SMOKE, "rssm", "actor_critic")
     settings = dataclasses.replace(settings, rounds=dataclasses.replace(settings.rounds, updates=7))
+    settings = dataclasses.replace(settings, actor_critic=dataclasses.replace(settings.actor_critic, critic_first=5))
     plan = plan_rounds(Path("run"), settings, 3)
+    assert [its.actor_critic.critic_first for _, its in plan] == [5, 0, 0], "the critic goes on, too"
     assert [its.actor_critic.updates for _, its in plan] == [settings.actor_critic.updates, 7, 7]
     assert [its.controller.start for _, its in plan] == ["", "run", "run/rounds/2"]
     assert len({its.evolution_seed for _, its in plan}) == 3, "other batches, other dreams"
