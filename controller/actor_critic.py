@@ -161,6 +161,7 @@ def replay_returns(batch: Batch, values: tf.Tensor, gamma: float, lam: float) ->
         The returns, and for which frames they are known, as 1 or 0: not for an episode's last one, after which nothing was done.
     """
     reward, done, first, lost = (tf.cast(part, tf.float32) for part in (batch.reward, batch.done, batch.first, batch.lost))
+    lost = tf.maximum(lost, done)  # a deadly hit may have cost a part of a life; nothing comes after it all the same
     known = tf.maximum(1.0 - first[:, 1:], done[:, :-1])
     ahead, returns = values[:, -1], []
     for t in reversed(range(values.shape[1] - 1)):

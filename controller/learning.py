@@ -156,7 +156,8 @@ class Learning:
         best = self.folder / "best.npz"
         # Before the first update's checkpoint there is only the score of the C that it began with, or what another training left.
         note = load_arrays(best)[1] if best.exists() and (self.updates or (self.begun and settings.controller.start)) else {}
-        self.best = note["score"] if note and not note.get("unplanned") else -np.inf
+        # One that was scored only because a shorter run ended does not count; what it took the place of does.
+        self.best = note.get("before", -np.inf) if note.get("unplanned") else note.get("score", -np.inf)
         self._seconds = 0.0  # of learning in the present round
         if latest is None:
             self.save()  # from here on, there always is one
@@ -305,6 +306,8 @@ class Learning:
             "episodes": scores.size,
             "unplanned": unplanned,
         }
+        if unplanned and np.isfinite(self.best):
+            note["before"] = self.best
         if self.online:  # the best one's M alone is kept; on another this C is worth nothing
             note["made_with"] = {"rnn": f"that of update {self.updates}"}
         if note["score"] >= self.best:  # again the best, after a kill between these files and the checkpoint

@@ -41,6 +41,7 @@ from env.run.ranks import mpirun
 from env.run.rundir import spoken, waiting_stages
 from env.run.settings import SECTIONS, STAGES, Settings
 from env.run.stopping import RESUME, handled
+from env.run.taken import check_starts
 from env.run.weights import STUDIES
 from env.tasks import Task
 
@@ -207,6 +208,7 @@ def run_waiting(
 ) -> None:
     """Run stages, each of a run's directory: that of `path` and its studies."""
     names = [name for _, name in stages if name != "report"]
+    check_starts(settings, names)
     check_disk(task, settings, path, [name for folder, name in stages if folder == path and name != "report"])
     if names and estimate:
         print(describe(task, settings, measure([task.word, "--run", str(path)]), ranks, names, path), flush=True)

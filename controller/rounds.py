@@ -99,7 +99,7 @@ def held_out_run(plan: list[tuple[Path, Settings]]) -> tuple[Path, Settings]:
     """The run that holds the held-out episodes: whole games of the last C, without exploration, on seeds of their own."""
     (run, first), (last, its) = plan[0], plan[-1]
     extract = replace(its.extract, episodes=first.rounds.held_out, agent=str(last), explore=0.0, pool="")
-    return run / ROUNDS / f"{HELD_OUT}-{len(plan)}", replace(its, seed=first.seed + HELD_OUT_SEED, extract=extract)
+    return run / ROUNDS / f"{HELD_OUT}-{len(plan)}", replace(its, seed=(first.seed + HELD_OUT_SEED) % 2**31, extract=extract)
 
 
 def figures_wanted(task: Task, plan: list[tuple[Path, Settings]], held_out: Path) -> list[tuple[Path, Path, Path]]:

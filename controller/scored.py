@@ -15,7 +15,7 @@ from env.rollout import Player
 from env.run.errors import UserError
 from env.run.files import REPOSITORY
 from env.run.settings import Settings
-from env.run.weights import comes_along, controller_path, fingerprint, fingerprints, is_shipped, model_paths
+from env.run.weights import comes_along, controller_path, fingerprint, fingerprints, is_shipped, model_paths, run_of
 from env.tasks import Task, as_shipped
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def build_scored(parsed: argparse.Namespace, task: Task, run: Path, settings: Se
 
     weights = controller_path(task.name, run, parsed.run is not None, parsed.weights, parsed.shipped)
     if comes_along(weights, task.name) and not weights.resolve().is_relative_to(run.resolve()):
-        its = weights.resolve().parents[1].relative_to(REPOSITORY)  # RUN/controller/best.npz
-        raise UserError(f"{weights} plays on a V and M of its own: give --run {its} instead of --weights")
+        its = run_of(weights, task.name).relative_to(REPOSITORY)
+        raise UserError(f"{weights} plays on a V and M of its own: give --run {its}, too")
     agent, settings = load_agent(task, settings, run, weights, parsed.latents)
     inside = weights.resolve().is_relative_to(REPOSITORY)
     source = str(weights.resolve().relative_to(REPOSITORY) if inside else weights)

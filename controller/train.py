@@ -214,7 +214,7 @@ def first_mean(settings: Settings, size: int) -> np.ndarray | None:
         return None
     check_start(settings)
     path = start_path(settings.task, settings.controller.start)
-    params = load_arrays(path)[0]["params"]
+    params = load_arrays(path)[0]["params"]  # check_start
     if params.shape != (size,):
         raise UserError(f"controller.start: the C in {path} has {params.size} parameters, this run's has {size}: take one that fits")
     return params
@@ -236,12 +236,14 @@ def searched(run: Run, task: Task, size: int) -> Directions | None:
 
 
 def check_start(settings: Settings) -> None:
-    """Raise UserError when the C that the training is to begin with is there, and says that it is of another game, or sees something else,
-    or has other layers than this run's."""
+    """Raise UserError when the C that the training is to begin with is there, and is none, or says that it is of another game, or sees
+    something else, or has other layers than this run's."""
     path = start_path(settings.task, settings.controller.start)
     if not settings.controller.start or not path.exists():
         return
-    c, meta = settings.controller, load_arrays(path)[1]
+    c, (arrays, meta) = settings.controller, load_arrays(path)
+    if "params" not in arrays:
+        raise UserError(f"controller.start: {path} holds no C: give a run, or its controller/best.npz or controller/mean.npz")
     wanted = {"task": settings.task, "repeat": settings.world.repeat, "features": c.features, "hidden": c.hidden, "bias": c.bias}
     if found := unfit(meta, wanted):
         raise UserError("controller.start: the C in {} has {} {}, this run's has {}: take one that fits".format(path, *found))

@@ -113,6 +113,8 @@ def test_what_was_earned_ends_with_the_episode(last_frames):
     np.testing.assert_allclose(returns[:3], [1 + 0.5 * 2 + 0.25 * 3, 2 + 0.5 * 3, 3])
     assert returns[4] == pytest.approx(5 + 0.5 * 100)
     np.testing.assert_array_equal(known, [1, 1, 1, 0, 1] if last_frames else [1] * 5)
+    of_health = batch._replace(lost=np.float32(0.16) * batch.done)  # the last hit took what was left of a life
+    np.testing.assert_array_equal(replay_returns(of_health, tf.constant(values), 0.5, 1.0)[0].numpy()[1], returns)
     nothing = np.zeros_like(batch.done)
     limit = batch._replace(done=nothing, lost=nothing)  # cut by a step limit: the critic says what would have come
     returns, known = (part.numpy()[1] for part in replay_returns(limit, tf.constant(values), 0.5, 1.0))

@@ -169,6 +169,9 @@ def test_a_scoring_at_an_early_end_does_not_count_for_a_longer_run(online, tmp_p
     learn_on(learning, JsonlLog(run.stage("controller").log, steps="update"))
     assert load_arrays(run.path / "controller" / "best.npz")[1]["unplanned"] and np.isfinite(learning.best)
     assert Learning(run, task, AskedAfter(np.inf)).best == -np.inf
+    learning.best = 5.0  # as that of a C that learning began with, whose place another takes for now
+    learning.keep(np.array([6.0]), unplanned=True)
+    assert Learning(run, task, AskedAfter(np.inf)).best == 5.0
     # What is lost is not gone on from, whoever asks to stop.
     learning.settings = settings = dataclasses.replace(settings, actor_critic=dataclasses.replace(settings.actor_critic, updates=4))
     learning.begun = learning.begin_round()

@@ -14,7 +14,7 @@ from conftest import ROOT, run_python
 from controller.estimate import amounts
 from controller.extract import extract_run, recording_seeds
 from controller.learning import frames_to_come
-from controller.rounds import ROUNDS, figures_wanted, plan_rounds, rounds_table, summary_of
+from controller.rounds import ROUNDS, figures_wanted, held_out_run, plan_rounds, rounds_table, summary_of
 from controller.train import check_start, first_mean, training_seeds
 from env.episodes import LATENTS, episode_path, read_episode, write_episode
 from env.recordings import pooled, pooled_rows, recordings
@@ -24,7 +24,7 @@ from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_
 from env.run.ranks import Ranks
 from env.run.rundir import Run, said_rounds
 from env.run.settings import Settings
-from env.run.taken import begin_with, warn_of_other_eyes
+from env.run.taken import begin_with, check_starts, warn_of_other_eyes
 from env.run.weights import fingerprint, fingerprints, model_paths, save_weights
 from env.tasks import get_task, system
 from rnn.memory import make_memory, memory_meta
@@ -69,6 +69,12 @@ def test_each_round_begins_with_the_one_before():
         assert its.controller.sigma == SMOKE.rounds.sigma and its.extract.episodes == SMOKE.rounds.episodes
     seeds = [training_seeds(its, 0) for _, its in plan]
     assert not np.isin(seeds[0], seeds[1]).any() and not np.isin(seeds[1], seeds[2]).any(), "C meets other episodes in each round"
+
+
+def test_the_held_out_games_of_any_seed_have_one():
+    for seed in (1, 2**31 - 1):
+        path, its = held_out_run(plan_rounds(Path("run"), dataclasses.replace(SMOKE, seed=seed), 2))
+        assert Settings.from_dict(its.to_dict()).seed == its.seed != seed and its.extract.explore == 0 and path.parent.name == ROUNDS
 
 
 def test_what_is_trained_afresh_is_trained_as_in_round_one():
@@ -295,6 +301,11 @@ def test_c_begins_with_the_c_of_another_run(tmp_path):
         with pytest.raises(UserError, match=f"{tmp_path}/strange/best.npz has {next(iter(meta))} .* take one that fits"):
             check_start(strange)
     check_start(dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start="shipped")))
+    save_arrays(tmp_path / "critic.npz", {"bias": params}, {})
+    no_c = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start=str(tmp_path / "critic.npz")))
+    for refuse in (check_start, lambda its: first_mean(its, 1088)):
+        with pytest.raises(UserError, match="critic.npz holds no C: give a run, or its controller/best.npz"):
+            refuse(no_c)
     assert not system(settings, "mdnrnn", "actor_critic").controller.start, "a game's own start is of its own trainer"
     stage = Run(tmp_path / "run", settings, lock=False).stage("controller")
     assert stage.inputs()["start"] == fingerprint(tmp_path / "other" / "controller" / "best.npz")
@@ -316,9 +327,22 @@ def test_a_c_that_saw_another_v_or_m_is_told_of(tmp_path, capsys):
     assert said("on", controller="its").count("another M than") == 1
     both = said("other", controller="its")
     assert "its/controller/best.npz saw another V than this run's" in both and both.count("\n") == 2
+    for path in ("its/controller/mean.npz", "elsewhere/mean.npz"):
+        save_arrays(tmp_path / path, {"params": np.zeros(3)}, {})
+    assert said("same", controller="its/controller/mean.npz") == said("other", controller="elsewhere/mean.npz") == ""
+    assert said("other", controller="its/controller/mean.npz").count("its/controller/mean.npz saw another") == 2
     shipped = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start="shipped"))
     warn_of_other_eyes(Run(tmp_path / "none", shipped, lock=False))
     assert capsys.readouterr().err == "", "a run without V and M has those that come along, as the C that does"
+
+
+def test_what_training_is_to_begin_with_is_there_before_it_is_needed(tmp_path):
+    for name in ("vae", "rnn", "controller"):
+        settings = dataclasses.replace(SMOKE, **{name: dataclasses.replace(getattr(SMOKE, name), start=str(tmp_path / "none"))})
+        with pytest.raises(UserError, match=rf"^{name}.start: .*none/{name}/\w+.npz is missing"):
+            check_starts(settings, ("extract", "vae", "encode", "rnn", "controller"))
+        check_starts(settings, ("evaluate",))
+        check_starts(dataclasses.replace(settings, **{name: dataclasses.replace(getattr(SMOKE, name), start="shipped")}), (name,))
 
 
 def test_weights_are_taken_or_trained_on_from_not_both():

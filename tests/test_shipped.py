@@ -13,7 +13,7 @@ from env.run.files import load_arrays, read_json, read_jsonl
 from env.run.rundir import Run
 from env.run.settings import load_settings
 from env.run.taken import take
-from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_controller, shipped_systems
+from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, run_of, shipped, shipped_controller, shipped_systems
 from env.tasks import get_task
 from rnn.evaluate import settings_of
 from rnn.memory import memory_meta
@@ -130,6 +130,7 @@ def test_a_shipped_systems_scores_are_its_own(path):
     """Small files; scores of the very arrays that are shipped, on gymnasium's or Doom's own drawing."""
     settings = load_settings(path / "settings.json")
     assert path.name.startswith(f"{settings.memory}-{settings.trainer}") and comes_along(path, settings.task)
+    assert run_of(path / "controller" / "best.npz", settings.task) == run_of(path / "another.npz", settings.task) == path.resolve()
     assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) < 12e6
     scores = json.loads((path / "evaluate" / "scores.json").read_text())
     now = fingerprints(model_paths(settings.task, path)) | {"controller": fingerprint(path / "controller" / "best.npz")}

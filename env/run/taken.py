@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from env.run.errors import UserError
 from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
-from env.run.weights import assign_weights, fingerprint, fingerprints, is_shipped, model_paths, source_files, start_path, unfit
+from env.run.settings import Settings
+from env.run.weights import assign_weights, fingerprint, fingerprints, is_shipped, model_paths, run_of, source_files, start_path, unfit
 
 if TYPE_CHECKING:
     import keras
@@ -69,6 +71,16 @@ def begin_with(name: str, start: str, task: str, wanted: dict[str, Any], model: 
     print(f"{name}: begins with {weights}")
 
 
+def check_starts(settings: Settings, stages: Sequence[str]) -> None:
+    """Raise UserError when a V, M or C that one of these stages is to begin with is missing: before hours of the stages before it."""
+    sections = {"vae": settings.vae, "rnn": settings.of_memory, "controller": settings.controller}
+    for name, section in ((name, sections[name]) for name in stages if name in sections and sections[name].start):
+        of_c = name == "controller"
+        path = start_path(settings.task, section.start) if of_c else source_files(name, section.start, settings.task)[1]
+        if not path.exists():
+            raise UserError(f"{settings.memory_section if name == 'rnn' else name}.start: {path} is missing")
+
+
 def warn_of_other_eyes(run: Run) -> None:
     """Say so where the C that a training begins with (controller.start) saw another V or M than the run's, or than those began with: what
     it sees means something else now. Nothing is said where its V and M are gone."""
@@ -77,7 +89,7 @@ def warn_of_other_eyes(run: Run) -> None:
         return
     path = start_path(task, settings.controller.start)
     try:
-        then = fingerprints(model_paths(task, None if is_shipped(path, task) else Path(settings.controller.start)))
+        then = fingerprints(model_paths(task, None if is_shipped(path, task) else run_of(path, task)))
         own = model_paths(task, run.path)
     except UserError:
         return

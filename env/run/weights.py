@@ -129,6 +129,22 @@ def start_path(task: str, source: str) -> Path:
     return next((path for path in choices if path.is_file()), choices[-1])
 
 
+def run_of(weights: Path, task: str) -> Path:
+    """The directory of the run that a C is of: RUN for RUN/controller/best.npz; for one that comes along with a system, wherever it lies in
+    there, that system's.
+
+    Raises:
+        UserError: it lies in no run's controller directory.
+    """
+    path = weights.resolve()
+    if comes_along(path, task):
+        systems = shipped_systems(task).resolve()
+        return systems / path.relative_to(systems).parts[0]
+    if path.parent.name != "controller":
+        raise UserError(f"{weights} lies in no run's controller directory: which V and M it saw is not known")
+    return path.parents[1]
+
+
 def controller_path(task: str, run: Path, run_given: bool, weights: Path | None = None, use_shipped: bool = False) -> Path:
     """The file of C to play with: `weights`, else the run's best, else the shipped one.
 
