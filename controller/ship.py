@@ -29,8 +29,8 @@ from env.run.files import REPOSITORY, copy_log, load_arrays, save_arrays, write_
 from env.run.rundir import saved_settings, study_folders
 from env.run.settings import Settings
 from env.run.stages import Stage
-from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_run
-from env.tasks import Task
+from env.run.weights import comes_along, fingerprint, fingerprints, model_paths, shipped, shipped_run, unfit
+from env.tasks import Task, as_shipped
 
 LAID_OUT = ("vae", "encode", "rnn", "controller", "evaluate")  # folders of an agent that is laid out as a run
 # Pictures of a report that are shipped: floor, name there, name here.
@@ -70,6 +70,7 @@ def main() -> None:
         check_target(run, target)
         lay_out(task, run, settings, target)
         return
+    check_shape(task, settings)
     copy_weights(run / "vae" / "weights.npz", shipped("vae", task.name, "weights.npz"), True)
     copy_weights(run / "rnn" / "weights.npz", shipped("rnn", task.name, "weights.npz"), True)
     # C is small, and its exact numbers were scored.
@@ -86,6 +87,15 @@ def main() -> None:
     for best in (shipped_folder / "best.npz", *sorted((shipped_folder / ROWS).glob("*/best.npz"))):
         best = best.relative_to(REPOSITORY)
         print(f"python controller/evaluate.py {task.name} --weights {best} --json {best.with_name('scores.json')}")
+
+
+def check_shape(task: Task, settings: Settings) -> None:
+    """Raise UserError when a V and M of the paper's kind are not of its shape: in the place of those that come along, nothing would load
+    them."""
+    from rnn.memory import memory_meta
+
+    if found := unfit(memory_meta(task, settings), memory_meta(task, as_shipped(settings, task))):
+        raise UserError("the run has {} {}, what comes along as the paper's agent has {}: give --to and a folder of its own".format(*found))
 
 
 def check_target(run: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.rundir import Run
 from env.run.settings import Rnn, Rssm, Settings
-from env.run.taken import begin_with, take
+from env.run.taken import begin_with, take, warn_of_another_v
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, make_memory, memory_meta
 from rnn.replay import Replay
@@ -160,6 +160,7 @@ def train_rnn(run: Run, task: Task) -> None:
     memory, optimizer = make_memory(task, settings, own.dtype), make_optimizer(own)
     if own.start:
         begin_with(settings.memory_section, own.start, settings.task, memory_meta(task, settings), memory)
+        warn_of_another_v(run)
     carried, source = make_carried(memory, own), training_batches(run, task, memory)
     window = own.window if kind.replayed else None
     signature = batch_signature(own.batch, window, settings.vae.z_size, task.actions.size, settings.sees_pixels)

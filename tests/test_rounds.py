@@ -24,7 +24,7 @@ from env.run.files import JsonlLog, load_arrays, read_jsonl, save_arrays, write_
 from env.run.ranks import Ranks
 from env.run.rundir import Run, said_rounds
 from env.run.settings import Settings
-from env.run.taken import begin_with, check_starts, warn_of_other_eyes
+from env.run.taken import begin_with, check_starts, warn_of_another_v, warn_of_other_eyes
 from env.run.weights import fingerprint, fingerprints, model_paths, save_weights
 from env.tasks import get_task, system
 from rnn.memory import make_memory, memory_meta
@@ -334,6 +334,19 @@ def test_a_c_that_saw_another_v_or_m_is_told_of(tmp_path, capsys):
     shipped = dataclasses.replace(SMOKE, controller=dataclasses.replace(SMOKE.controller, start="shipped"))
     warn_of_other_eyes(Run(tmp_path / "none", shipped, lock=False))
     assert capsys.readouterr().err == "", "a run without V and M has those that come along, as the C that does"
+
+
+def test_an_m_that_learned_on_another_v_is_told_of(tmp_path, capsys):
+    def said(path, **starts):
+        sections = {name: dataclasses.replace(getattr(SMOKE, name), start=str(tmp_path / start)) for name, start in starts.items()}
+        warn_of_another_v(Run(tmp_path / path, dataclasses.replace(SMOKE, **sections), lock=False))
+        return capsys.readouterr().err
+
+    for path, number in (("its", 1), ("same", 1), ("other", 2)):
+        for floor in ("vae", "rnn"):
+            save_arrays(tmp_path / path / floor / "weights.npz", {"number": np.array(number)}, {})
+    assert said("same", rnn="its") == said("other", rnn="its", vae="its") == said("none", rnn="its") == said("other", rnn="gone") == ""
+    assert "its/rnn/weights.npz learned on another V than this run's" in said("other", rnn="its")
 
 
 def test_what_training_is_to_begin_with_is_there_before_it_is_needed(tmp_path):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from controller.ship import check_target, lay_out
+from controller.ship import check_shape, check_target, lay_out
 from env.run.errors import UserError
 from env.run.files import JsonlLog, load_arrays, save_arrays, write_json
 from env.run.rundir import load_settings
@@ -65,6 +65,15 @@ def test_another_agent_goes_and_what_lies_beside_it_stays(run, tmp_path):
     assert not (target / "evaluate" / "scores.json").exists(), "of the agent that was there"
     assert (target / "notes.json").exists()
     assert not load_arrays(target / "controller" / "best.npz")[0]["params"].any()
+
+
+def test_only_the_papers_shapes_come_along_as_its_agent():
+    check_shape(TASK, TASK.scales["paper"])
+    for section, name, value in (("vae", "z_size", 32), ("rnn", "units", 64), ("world", "repeat", 4)):
+        paper = TASK.scales["paper"]
+        other = dataclasses.replace(paper, **{section: dataclasses.replace(getattr(paper, section), **{name: value})})
+        with pytest.raises(UserError, match=f"the run has {name} {value}, .* give --to"):
+            check_shape(TASK, other)
 
 
 def test_nothing_that_is_no_agent_is_deleted(run, tmp_path):

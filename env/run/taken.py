@@ -81,6 +81,16 @@ def check_starts(settings: Settings, stages: Sequence[str]) -> None:
             raise UserError(f"{settings.memory_section if name == 'rnn' else name}.start: {path} is missing")
 
 
+def warn_of_another_v(run: Run) -> None:
+    """Say so where the M that a training begins with (rnn.start, rssm.start) learned on another V than the run's, or than the one that this
+    began with: each z means something else now. Nothing is said where one of them is gone."""
+    settings, own = run.settings, run.path / "vae" / "weights.npz"
+    vae, weights = source_files("rnn", settings.of_memory.start, settings.task)
+    known = [own, *([source_files("vae", settings.vae.start, settings.task)[1]] if settings.vae.start else [])]
+    if vae.exists() and all(path.exists() for path in known) and fingerprint(vae) not in map(fingerprint, known):
+        print(f"warning: {weights} learned on another V than this run's: what it learned may mean nothing here", file=sys.stderr, flush=True)
+
+
 def warn_of_other_eyes(run: Run) -> None:
     """Say so where the C that a training begins with (controller.start) saw another V or M than the run's, or than those began with: what
     it sees means something else now. Nothing is said where its V and M are gone."""
