@@ -88,7 +88,8 @@ def warn_of_another_v(run: Run) -> None:
     vae, weights = source_files("rnn", settings.of_memory.start, settings.task)
     known = [own, *([source_files("vae", settings.vae.start, settings.task)[1]] if settings.vae.start else [])]
     if vae.exists() and all(path.exists() for path in known) and fingerprint(vae) not in map(fingerprint, known):
-        print(f"warning: {weights} learned on another V than this run's: what it learned may mean nothing here", file=sys.stderr, flush=True)
+        what = f"{weights} learned on another V than this run's"
+        print(f"warning: {what}: what it learned may mean nothing here", file=sys.stderr, flush=True)
 
 
 def warn_of_other_eyes(run: Run) -> None:
