@@ -381,6 +381,20 @@ BUGS = [
         f"{ACTOR}the_actor_waits_for_its_critic",
     ),
     Bug(
+        "Adam counts the steps in which the actor waits",
+        "controller/actor_critic.py",
+        "tf.where(waits, tf.zeros_like(steps), steps)",
+        "steps",
+        f"{ACTOR}the_actor_waits_for_its_critic",
+    ),
+    Bug(
+        "something comes after a death that cost part of a life",
+        "controller/actor_critic.py",
+        "tf.maximum(lost, done)",
+        "lost",
+        f"{ACTOR}what_was_earned_ends_with_the_episode",
+    ),
+    Bug(
         "what was earned goes on into the next episode",
         "controller/actor_critic.py",
         "ahead = known[:, t] * earned + (1.0 - known[:, t]) * values[:, t]",
