@@ -356,8 +356,10 @@ class ActorCritic(keras.Model):
             if name == "actor" and self.options.critic_first:  # by Adam, without a gradient so far, nothing moves
                 gradients = [tf.where(waits, tf.zeros_like(gradient), gradient) for gradient in gradients]
             optimizer.apply_gradients(zip(gradients, model.trainable_variables))
-        if self.options.critic_first:  # nor does Adam count these steps: it would then take its averages for settled ones, and C's first
-            steps = self.actor_optimizer.iterations  # steps would be up to six times as large
+        if self.options.critic_first:
+            # Nor does Adam count these steps: it would take its averages, still zero, for settled ones, and the actor's first steps would
+            # be up to six times as large.
+            steps = self.actor_optimizer.iterations
             steps.assign(tf.where(waits, tf.zeros_like(steps), steps))
         for slow, fast in zip(self.slow.variables, self.critic.trainable_variables):
             slow.assign_add(self.options.slow_rate * (fast - slow))
