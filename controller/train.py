@@ -214,7 +214,7 @@ def first_mean(settings: Settings, size: int) -> np.ndarray | None:
         return None
     check_start(settings)
     path = start_path(settings.task, settings.controller.start)
-    params = load_arrays(path)[0]["params"]  # check_start
+    params = load_arrays(path)[0]["params"]
     if params.shape != (size,):
         raise UserError(f"controller.start: the C in {path} has {params.size} parameters, this run's has {size}: take one that fits")
     return params

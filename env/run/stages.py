@@ -40,6 +40,15 @@ def pool_path(run: Path, settings: Settings) -> Path:
     return next((place / pool for place in (Path(), *run.resolve().parents) if (place / pool).is_dir()), pool)
 
 
+def training_start(settings: Settings, stage: str) -> Path | None:
+    """The V, M or C that the training of a stage begins with, if the settings name one; it may be missing."""
+    section = {"vae": settings.vae, "rnn": settings.of_memory, "controller": settings.controller}.get(stage)
+    if section is None or not section.start:
+        return None
+    of_c = stage == "controller"
+    return start_path(settings.task, section.start) if of_c else source_files(stage, section.start, settings.task)[1]
+
+
 class Stage:
     """One stage's folder in a run.
 
@@ -109,20 +118,16 @@ class Stage:
 
     def _begun_with(self) -> dict[str, str | None]:
         """The fingerprints of what the settings name of other runs, to begin with or to learn from: nothing if they name none."""
-        settings, task = self._settings, self._settings.task
+        settings = self._settings
         if self.name == "extract" and settings.extract.pool:
             return {"pool": Stage(pool_path(self._run, settings), "extract", settings).product}
-        section = {"vae": settings.vae, "rnn": settings.of_memory, "controller": settings.controller}.get(self.name)
-        if section is None or not section.start:
+        path = training_start(settings, self.name)
+        if path is None:
             return {}
-        if self.name == "controller":
-            path = start_path(task, section.start)
-            critic = path.with_name(CRITIC)
-            if settings.trainer == "actor_critic" and critic.exists():
-                return {"start": fingerprint(path) if path.exists() else None, "critic": fingerprint(critic)}
-        else:
-            path = source_files(self.name, section.start, task)[1]
-        return {"start": fingerprint(path) if path.exists() else None}
+        start, critic = {"start": fingerprint(path) if path.exists() else None}, path.with_name(CRITIC)
+        if self.name == "controller" and settings.trainer == "actor_critic" and critic.exists():
+            return start | {"critic": fingerprint(critic)}
+        return start
 
     def _read(self) -> dict[str, Any]:
         if not self._record.is_file():

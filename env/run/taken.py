@@ -15,6 +15,7 @@ from env.run.errors import UserError
 from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
 from env.run.settings import Settings
+from env.run.stages import training_start
 from env.run.weights import assign_weights, fingerprint, fingerprints, is_shipped, model_paths, run_of, source_files, start_path, unfit
 
 if TYPE_CHECKING:
@@ -73,11 +74,9 @@ def begin_with(name: str, start: str, task: str, wanted: dict[str, Any], model: 
 
 def check_starts(settings: Settings, stages: Sequence[str]) -> None:
     """Raise UserError when a V, M or C that one of these stages is to begin with is missing: before hours of the stages before it."""
-    sections = {"vae": settings.vae, "rnn": settings.of_memory, "controller": settings.controller}
-    for name, section in ((name, sections[name]) for name in stages if name in sections and sections[name].start):
-        of_c = name == "controller"
-        path = start_path(settings.task, section.start) if of_c else source_files(name, section.start, settings.task)[1]
-        if not path.exists():
+    for name in stages:
+        path = training_start(settings, name)
+        if path is not None and not path.exists():
             raise UserError(f"{settings.memory_section if name == 'rnn' else name}.start: {path} is missing")
 
 
