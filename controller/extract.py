@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from env.episodes import Episode, cut_or_missing, episode_path, is_whole, read_episode, write_episode
+from env.episodes import PRIVILEGED, Episode, cut_or_missing, episode_path, is_whole, read_episode, write_episode
 from env.random_policy import Exploring, random_player
 from env.recordings import pooled, pooled_rows
 from env.rollout import Job, Player, Purpose, WorldLanes, Worlds, episode_seed, rollout
@@ -101,7 +101,8 @@ def record_episodes(ranks: Ranks, run: Path, task: Task, settings: Settings, ind
 
 
 def mirrored(episode: Episode, task: Task) -> Episode:
-    """An episode as it looks in a mirror, left for right."""
+    """An episode as it looks in a mirror, left for right, without what is privileged: how that looks there is not known."""
+    episode = {key: array for key, array in episode.items() if key != PRIVILEGED}
     flipped = np.ascontiguousarray(episode["obs"][:, :, ::-1])
     return episode | {"obs": flipped, "action": episode["action"] * np.array(task.mirror, np.float32)}
 

@@ -26,7 +26,6 @@ from env.run.taken import warn_of_other_eyes
 from env.run.weights import CRITIC, fingerprints, model_paths, save_weights, start_path, vae_path
 from env.tasks import Task
 from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
-from rnn.replay import Replay
 from rnn.sequences import usable_episodes
 from vae.encode import first_frames, latents_of, make_encoder, save_initial
 from vae.train import episode_paths, vae_meta
@@ -107,7 +106,7 @@ class Learning:
         from controller.actor_critic import ActorCritic
         from controller.agent import make_policy
         from env.run.training import Row, restore
-        from rnn.train import make_optimizer
+        from rnn.train import make_optimizer, make_replay
         from vae.vae import load_vae
 
         settings = self.settings = run.settings
@@ -147,8 +146,7 @@ class Learning:
         self.step = make_step(self.memory, self.optimizer, self.learner, settings)
         options = settings.actor_critic
         capacity = min(options.capacity, frames_to_come(run))
-        z_size, with_last = settings.vae.z_size, self.memory.with_last
-        self.replay = Replay(capacity, z_size, task.actions.size, with_last, self.learns_to_see, settings.learns_health)
+        self.replay = make_replay(capacity, task, settings, self.memory, self.learns_to_see)
         self.play = Play(run, task, self.memory, self.learner, self.vae) if self.online else None
         self.first: np.ndarray | None = None
         self.arrays = FRAMES if self.learns_to_see else LATENTS
@@ -227,8 +225,9 @@ class Learning:
         def cut() -> Iterator[Any]:
             yield from map(self.cut, range(done, done + count))
 
+        told = self.task.privileged if self.settings.learns_privileged else 0
         sizes = (self.settings.vae.z_size, self.task.actions.size)
-        signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see)
+        signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see, told)
         return with_seeds(stream(cut, signature, ahead=4), seed, done)
 
     def begin_round(self) -> Round:

@@ -4,7 +4,8 @@ An episode of T steps holds obs uint8 [T + 1, 64, 64, 3], action float32 [T, A],
 obs[t] is the frame that the agent saw before it took action[t]; reward[t], done[t] and obs[t + 1] are what that action brought.
 The last frame, obs[T], is thus what an episode ended with, such as a death: a memory with heads on its own state learns the
 reward and the end from it. V, and the paper's M, learn from the T frames before it, as the authors' do.
-Of a world whose `info` tells the agent's health, from 1 to 0, there is also health float32 [T + 1].
+Of a world whose `info` tells the agent's health, from 1 to 0, there is also health float32 [T + 1], and of one that tells what is
+privileged, known in training alone and to no player (Task.privileged), that, uint8 [T + 1, K], 0 or 1.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from env.run.files import DAMAGE, META, check_members, save_arrays
 Episode = dict[str, np.ndarray]
 FRAMES = ("obs", "action", "reward", "done")
 LATENTS = ("mu", "logvar", "action", "reward", "done")
-HEALTH = "health"
-WITH_LAST = frozenset(("obs", "mu", "logvar", HEALTH))  # one more than there are steps
+HEALTH, PRIVILEGED = "health", "privileged"
+BESIDE = (HEALTH, PRIVILEGED)  # what a world may tell besides, in its `info`, at the start and at each step
+WITH_LAST = frozenset(("obs", "mu", "logvar", *BESIDE))  # one more than there are steps
 
 
 def episode_path(folder: Path, index: int) -> Path:
@@ -43,7 +45,7 @@ def write_episode(path: Path, episode: Episode, compress: bool = True) -> None:
 
 
 def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
-    """Read the arrays `keys` of one file; with all FRAMES or LATENTS comes health, too, where the file has it.
+    """Read the arrays `keys` of one file; with all FRAMES or LATENTS comes what of BESIDE the file has, too.
 
     Raises:
         UserError: the file is missing, damaged or of an older version; the message says how to mend it.
@@ -51,7 +53,7 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
     try:
         with np.load(path, allow_pickle=False) as archive:
             check_members(path, archive)
-            more = (HEALTH,) if keys in (FRAMES, LATENTS) and HEALTH in archive.files else ()
+            more = tuple(key for key in BESIDE if keys in (FRAMES, LATENTS) and key in archive.files)
             episode = {key: archive[key] for key in keys + more}
             steps = len(archive["done"])
             number = json.loads(str(archive[META]))["episode"] if META in archive.files else int(path.stem)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from env.actions import Discrete
-from env.episodes import HEALTH, Episode
+from env.episodes import HEALTH, PRIVILEGED, Episode
 from env.run.errors import UserError
 from env.run.settings import World
 from env.tasks import Task
@@ -234,7 +234,7 @@ class _Slot:
         self.score, self.length = 0.0, 0
         self.rows: list[tuple] = []
         self.frame, info = world.reset(seed=job.seed)
-        self.health = [info.get(HEALTH)]
+        self.beside = [(info.get(HEALTH), info.get(PRIVILEGED))]
 
     def step(self, action: np.ndarray, past_done: bool) -> bool:
         """Take the action; returns whether the episode is over."""
@@ -242,7 +242,7 @@ class _Slot:
         frame, reward, terminated, truncated, info = self.world.step(action)
         if self.record:
             self.rows.append((self.frame, asked, reward, terminated))
-            self.health.append(info.get(HEALTH))
+            self.beside.append((info.get(HEALTH), info.get(PRIVILEGED)))
         self.frame = frame
         self.score += float(reward)
         self.length += 1
@@ -261,8 +261,9 @@ class _Slot:
                 "reward": np.array(reward, np.float32),
                 "done": np.array(done, bool),
             }
-            if None not in self.health:
-                episode[HEALTH] = np.array(self.health, np.float32)
+            for key, dtype, told in zip((HEALTH, PRIVILEGED), (np.float32, np.uint8), zip(*self.beside)):
+                if not any(part is None for part in told):
+                    episode[key] = np.array(told, dtype)
         return Result(self.job, self.score, self.length, episode)
 
 

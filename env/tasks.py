@@ -59,6 +59,8 @@ class Task:
         title: what reports print; the name, where it is empty.
         step_reward: what the world pays for each frame, if it pays for nothing else; 0 where M's dream has no reward of its own.
         health: whether the world's `info` tells the agent's "health" at each step, and at the start: from 1 to 0.
+        privileged: of how many yes-or-no questions the world's `info` tells the answers, as "privileged", uint8 [privileged] of 0 and 1, at
+            each step and at the start: what M may learn to tell from frames (rssm.beta_privileged), and what no player sees.
         keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: frames a second when a person plays.
         mirror: by what each number of an action is multiplied where the game is seen left for right, such as -1 for steering; empty, if
@@ -77,6 +79,7 @@ class Task:
     title: str = ""
     step_reward: float = 0.0
     health: bool = False
+    privileged: int = 0
     keys: tuple[tuple[str, tuple[float, ...]], ...] = ()
     frame_rate: int = 30
     opening: int = 0
@@ -279,6 +282,7 @@ DOOM = Task(
     actions=Continuous(scale=(1.0,), offset=(0.0,), low=(-1.0,), high=(1.0,)),
     step_reward=1.0,
     health=True,
+    privileged=288,  # env/worlds/doom.py, threats
     keys=(("left", (-1.0,)), ("right", (1.0,))),
     mirror=(-1.0,),
     frame_rate=35,

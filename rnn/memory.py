@@ -54,6 +54,7 @@ class Batch(NamedTuple):
         done: 1 where the world ended the episode upon that action (a step limit is no such end), else 0, float32 [B, T].
         first: 1 where a frame is its episode's first, else 0, float32 [B, T].
         lost: which share of a life that action cost, from which ends are learned: `done` itself, or the health lost, float32 [B, T].
+        privileged: at each frame what the world tells in training alone, uint8 [B, T, K]; K is 0 where M does not learn it.
         fresh: whether the state before it is that of no episode instead of the last batch's, bool [].
     """
 
@@ -64,6 +65,7 @@ class Batch(NamedTuple):
     done: Any
     first: Any
     lost: Any
+    privileged: Any
     fresh: Any
 
 
@@ -142,7 +144,7 @@ def _make_mdnrnn(task: Task, settings: Settings, dtype: str) -> Memory:
 def _make_rssm(task: Task, settings: Settings, dtype: str) -> Memory:
     from rnn.rssm import RSSM
 
-    return RSSM(settings.vae.z_size, task.actions.size, settings.rssm, dtype)
+    return RSSM(settings.vae.z_size, task.actions.size, settings.rssm, dtype, task.privileged)
 
 
 class Kind(NamedTuple):
@@ -208,20 +210,23 @@ def as_batch(
     """A batch of sequences of their own, of which no frame is an episode's first, and no action earns or ends anything, unless it is
     said."""
     reward, done, first = (np.zeros(np.shape(mu)[:2], np.float32) if part is None else part for part in (reward, done, first))
-    return Batch(mu, logvar, action, reward, done, first, done, np.array(True))
+    return Batch(mu, logvar, action, reward, done, first, done, np.zeros((*np.shape(mu)[:2], 0), np.uint8), np.array(True))
 
 
-def batch_signature(rows: int, window: int | None, z_size: int, actions: int, pixels: bool = False) -> Batch:
+def batch_signature(rows: int, window: int | None, z_size: int, actions: int, pixels: bool = False, privileged: int = 0) -> Batch:
     """The tf.TensorSpec of each part of a batch.
 
     Args:
         rows, window: B and T; None for any T.
         z_size, actions: sizes of z and of an action.
         pixels: whether it has frames instead of latents.
+        privileged: K.
     """
     import tensorflow as tf
 
     steps = tf.TensorSpec((rows, window), tf.float32)
     mu = tf.TensorSpec((rows, window, 64, 64, 3), tf.uint8) if pixels else tf.TensorSpec((rows, window, z_size), tf.float16)
     logvar = tf.TensorSpec((rows, window, 0 if pixels else z_size), tf.float16)
-    return Batch(mu, logvar, tf.TensorSpec((rows, window, actions), tf.float32), steps, steps, steps, steps, tf.TensorSpec((), tf.bool))
+    told = tf.TensorSpec((rows, window, privileged), tf.uint8)
+    action = tf.TensorSpec((rows, window, actions), tf.float32)
+    return Batch(mu, logvar, action, steps, steps, steps, steps, told, tf.TensorSpec((), tf.bool))

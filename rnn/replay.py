@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from env.episodes import FRAMES, HEALTH, LATENTS, Episode, lost_lives, read_episode
+from env.episodes import FRAMES, HEALTH, LATENTS, PRIVILEGED, Episode, lost_lives, read_episode
 from env.run.errors import UserError
 from rnn.memory import Batch
 
@@ -28,14 +28,24 @@ class Replay:
         with_last: keep each episode's last frame, the one after its last action (rnn/memory.py, Memory).
         pixels: keep frames instead of latents.
         health: learn ends from the agent's health (env/episodes.py, lost_lives) instead of from deaths.
+        privileged: keep so many numbers of what the world tells in training alone (Batch.privileged).
 
     Raises:
         UserError: so much would not fit into this machine's memory.
     """
 
-    def __init__(self, capacity: int, z_size: int, actions: int, with_last: bool, pixels: bool = False, health: bool = False) -> None:
-        self._capacity, self._with_last, self._pixels, self._health = capacity, with_last, pixels, health
-        size = capacity * ((64 * 64 * 3 if pixels else 4 * z_size) + 4 * (actions + 4))
+    def __init__(
+        self,
+        capacity: int,
+        z_size: int,
+        actions: int,
+        with_last: bool,
+        pixels: bool = False,
+        health: bool = False,
+        privileged: int = 0,
+    ) -> None:
+        self._capacity, self._with_last, self._pixels, self._health, self._privileged = capacity, with_last, pixels, health, privileged
+        size = capacity * ((64 * 64 * 3 if pixels else 4 * z_size) + 4 * (actions + 4) + privileged)
         if size > MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
             raise UserError(f"a capacity of {capacity} frames takes {size / 1e9:.0f} GB, more than this machine can give: lower it")
         # Not touched before they are written to, so that they take up no memory until then.
@@ -47,6 +57,7 @@ class Replay:
             "done": np.empty(capacity, np.float32),
             "first": np.empty(capacity, np.float32),
             "lost": np.empty(capacity, np.float32),
+            "privileged": np.empty((capacity, privileged), np.uint8),
         }
         self._added = 0  # frames, those that made room included
         self._unseen: list[tuple[int, int]] = []  # frames from, to, counted from the first that was ever added
@@ -66,6 +77,8 @@ class Replay:
         for key in ("action", "reward", "done"):  # nothing was done at the last frame
             rows[key][:steps] = episode[key]
         rows["lost"][:steps] = lost_lives(episode) if self._health else episode["done"]
+        if self._privileged:
+            rows["privileged"][:] = episode[PRIVILEGED][:frames]
         rows["first"][0] = 1
         place = np.arange(self._added, self._added + frames) % self._capacity
         for key, array in self._arrays.items():
@@ -126,6 +139,8 @@ class Replay:
             episode = read_episode(path, FRAMES if self._pixels else LATENTS)
             if self._health and HEALTH not in episode:
                 raise UserError(f"{path} tells of no health, which rssm.ends_from asks for: record anew, or take --rssm-ends-from deaths")
+            if self._privileged and episode.get(PRIVILEGED, np.empty((0, 0))).shape[1] != self._privileged:
+                raise UserError(f"{path} tells nothing privileged, which rssm.beta_privileged asks for: record anew, or leave that at 0")
             if len(self) + len(episode["done"]) + 1 > self._capacity:
                 break
             self.add(episode)

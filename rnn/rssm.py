@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from env.episodes import PRIVILEGED
 from env.run.settings import Rssm
 from rnn.heads import Network, OneHot, quantile, scalar
 from rnn.lstm import product
@@ -66,9 +67,11 @@ class RSSM(keras.Model):
         action_size: size of the action that M is fed.
         settings: sizes, and the weights of the losses.
         dtype: "float32", or "mixed_bfloat16" to compute matrix products in bfloat16 with float32 weights, states and losses.
+        privileged: of how many yes-or-no questions the world tells the answers in training (Batch.privileged); M learns to tell them
+            where settings.beta_privileged is not 0.
     """
 
-    def __init__(self, z_size: int, action_size: int, settings: Rssm, dtype: str = "float32") -> None:
+    def __init__(self, z_size: int, action_size: int, settings: Rssm, dtype: str = "float32", privileged: int = 0) -> None:
         super().__init__(name="rssm")
         self.settings = settings
         self.z_size, self.action_size = z_size, action_size
@@ -104,6 +107,9 @@ class RSSM(keras.Model):
         self.decoder = Network(both, hidden, z_size, "decoder", dtype=dtype)
         self.reward = Network(both, hidden, self.reward_kind.size, "reward", zero=True, dtype=dtype)
         self.goes_on = Network(both, hidden, 1, "continue", dtype=dtype)
+        # What it tells nobody asks: it is there so that h and s have to hold it.
+        told = privileged if settings.beta_privileged else 0
+        self.teller = Network(both, hidden, told, PRIVILEGED, dtype=dtype) if told else None
         # How far, in each dimension of x, the decoder is off: learned, so that no weight has to be chosen between x's likelihood and KL.
         self.log_scale = self.add_weight(shape=(z_size,), initializer="zeros", name="log_scale")
         self.built = True
@@ -275,8 +281,9 @@ class RSSM(keras.Model):
 
         Returns:
             "loss", their weighted sum, and its parts as means over all frames, as scalars: "recon", "reward", "cont", "kl" (without the
-            floor of free nats); "prior_entropy" and "posterior_entropy" in nats; "z": for each dimension of x minus a bound of its log
-            likelihood given all before it, to compare with the MDN-RNN's. And what to carry to the next batch.
+            floor of free nats); "privileged", summed over its questions, where M learns that and the batch has it; "prior_entropy" and
+            "posterior_entropy" in nats; "z": for each dimension of x minus a bound of its log likelihood given all before it, to compare
+            with the MDN-RNN's. And what to carry to the next batch.
         """
         means, states = self._terms(batch, noise, carried)
         after = (tf.cast(part, tf.float32)[:, -1] for part in (batch.action, batch.reward, batch.lost))
@@ -315,6 +322,10 @@ class RSSM(keras.Model):
         terms |= {"prior_entropy": prior.entropy(), "posterior_entropy": posterior.entropy()}
         if self._eyes is None:
             terms["z"] = (self.log_loss(decoded, x, tf.zeros_like(x)) + kl) / self.z_size
+        if self.teller and batch.privileged.shape[-1]:
+            told = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(batch.privileged, tf.float32), self.teller(seen))
+            terms[PRIVILEGED] = tf.reduce_sum(told, axis=-1)
+            weighted += settings.beta_privileged * terms[PRIVILEGED]
         for name, term in terms.items():
             assert len(term.shape) == 2, f"{name} is {term.shape}, not [B, T]"
         means = {name: tf.reduce_mean(term) for name, term in {"loss": weighted, **terms}.items()}

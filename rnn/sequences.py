@@ -13,7 +13,7 @@ from env.run.errors import UserError
 from env.run.files import read_jsonl
 from env.run.rundir import Run
 from env.run.settings import Settings
-from rnn.memory import KINDS, Batch
+from rnn.memory import KINDS, Batch, as_batch
 
 KEYS = ("mu", "logvar", "action", "reward", "done")
 
@@ -85,7 +85,7 @@ def episodes_batch(episodes: Episodes, settings: Settings, step: int) -> Batch:
         firsts.append(np.arange(start, start + length) == 0)
     mu, logvar, action, reward, done = (np.stack(parts) for parts in zip(*sequences))
     done = done.astype(np.float32)
-    return Batch(mu, logvar, action, reward, done, np.stack(firsts).astype(np.float32), done, np.array(True))
+    return as_batch(mu, logvar, action, np.stack(firsts).astype(np.float32), reward, done)
 
 
 def _learned(path: Path) -> Episode:
@@ -111,7 +111,7 @@ def stream_batches(episodes: Episodes, rows: int, window: int, rng: np.random.Ge
     for number in range(skip, count):
         mu, logvar, action, reward, done, restart = (np.stack(arrays) for arrays in zip(*(next(part) for part in parts)))
         done = done.astype(np.float32)
-        yield Batch(mu, logvar, action, reward, done, restart, done, np.array(number == 0))
+        yield as_batch(mu, logvar, action, restart, reward, done)._replace(fresh=np.array(number == 0))
 
 
 def _frames_from(paths: list[Path], lengths: np.ndarray, start: int, window: int) -> Iterator[tuple[np.ndarray, ...]]:

@@ -113,6 +113,13 @@ def eyes(memory: Any, weights: Path, settings: Settings) -> ConvVAE:
     return vae
 
 
+def make_replay(capacity: int, task: Task, settings: Settings, memory: Memory, pixels: bool | None = None) -> Replay:
+    """Where a run's episodes are kept to learn from: `capacity` frames; frames themselves or latents, as `pixels` or else M wants them."""
+    pixels = settings.sees_pixels if pixels is None else pixels
+    told = task.privileged if settings.learns_privileged else 0
+    return Replay(capacity, settings.vae.z_size, task.actions.size, memory.with_last, pixels, settings.learns_health, told)
+
+
 def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], Iterator[Batch]]:
     """From which step on -> M's batches, in the way of its kind.
 
@@ -124,7 +131,7 @@ def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], It
         return lambda done: batches(episodes, settings, done)
     rssm = settings.rssm
     capacity = min(rssm.capacity, int((episodes.lengths + 1).sum()))
-    replay = Replay(capacity, settings.vae.z_size, task.actions.size, memory.with_last, settings.sees_pixels, settings.learns_health)
+    replay = make_replay(capacity, task, settings, memory)
     replay.fill(episode_paths(run) if settings.sees_pixels else episodes.paths)
     replay.all_seen()
     replay.check(rssm.window)
@@ -163,7 +170,8 @@ def train_rnn(run: Run, task: Task) -> None:
         warn_of_another_v(run)
     carried, source = make_carried(memory, own), training_batches(run, task, memory)
     window = own.window if kind.replayed else None
-    signature = batch_signature(own.batch, window, settings.vae.z_size, task.actions.size, settings.sees_pixels)
+    told = task.privileged if settings.learns_privileged else 0
+    signature = batch_signature(own.batch, window, settings.vae.z_size, task.actions.size, settings.sees_pixels, told)
     vae = eyes(memory, vae_weights(run), settings) if settings.sees_pixels else None
     optimizer.build(memory.learning)
 

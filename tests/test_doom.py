@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -20,7 +21,7 @@ from gymnasium.utils.env_checker import check_env
 from env.run.errors import UserError
 from env.tasks import get_task
 from env.worlds import engine as starting
-from env.worlds.doom import TakeCover
+from env.worlds.doom import PLACE, PLACES, TIME, TIMES, TakeCover, threats
 from env.worlds.frames import process_as_original, shrink
 
 
@@ -66,6 +67,51 @@ def test_health_falls_from_one_to_nothing(world):
     assert (health[0], health[-1]) == (1.0, 0.0)
     assert (falls >= 0).all() and 1 < (falls > 0).sum() < 10 and falls.sum() == pytest.approx(1)
     assert world.reset(seed=4)[1]["health"] == 1.0
+
+
+def thing(name, x, y, vx=0.0, vy=0.0):
+    return SimpleNamespace(name=name, position_x=x, position_y=y, velocity_x=vx, velocity_y=vy)
+
+
+def test_fireballs_are_told_of_by_when_and_where_they_come_through():
+    player = thing("DoomPlayer", -416.0, 300.0)  # who looks along x, with y to its left
+
+    def told(*others):
+        return [tuple(map(int, divmod(cell, PLACES))) for cell in np.flatnonzero(threats([*others, player]))]
+
+    middle = PLACES // 2
+    assert told(thing("DoomImpBall", -416.0 + 90, 300.0 - 1, -10.0)) == [(9 // TIME, middle)]
+    aside = thing("DoomImpBall", -416.0 + 200, 300.0 - 10, -10.0, -4.0)  # 20 frames away, by then 90 to the right
+    assert told(aside) == [(20 // TIME, middle + 90 // PLACE)]
+    left = thing("DoomImpBall", -416.0 - 10, 300.0 + 30, -10.0)
+    assert told(left) == [(0, middle - 2)]
+    assert told(aside, left, left) == [(0, middle - 2), (20 // TIME, middle + 90 // PLACE)]
+    for harmless in (
+        thing("DoomImpBall", -400.0, 300.0),  # burst
+        thing("DoomImpBall", -450.0, 300.0, -10.0),  # gone by
+        thing("DoomImp", -300.0, 300.0, -10.0),
+        thing("DoomImpBall", 400.0, 300.0, -10.0),  # too far
+        thing("DoomImpBall", -400.0, 900.0, -10.0),
+    ):
+        assert told(harmless) == []
+    assert threats([thing("DoomImpBall", 0, 0, -1)]).tolist() == [0] * (TIMES * PLACES) and threats([]).dtype == np.uint8
+    assert get_task("doom").privileged == TIMES * PLACES
+
+
+def test_who_stands_still_is_hit_by_what_comes_through_there_now(world):
+    hits = 0
+    for seed in range(3):
+        _, info = world.reset(seed=seed)
+        terminated, health, cells = False, 1.0, [info["privileged"].reshape(TIMES, PLACES)]
+        while not terminated:
+            _, _, terminated, _, info = world.step(np.zeros(1))
+            if info["health"] < health:
+                hits += 1
+                assert any(before[0, PLACES // 2 - 2 : PLACES // 2 + 2].any() for before in cells[-3:])  # from aside it touches earlier
+            health = info["health"]
+            cells.append(info["privileged"].reshape(TIMES, PLACES))
+        assert not cells[-1].any()
+    assert hits >= 3
 
 
 def test_frames_show_the_room_without_the_status_bar(world):

@@ -66,6 +66,24 @@ def test_ends_are_learned_from_deaths_or_from_what_lives_lost(tmp_path):
     by_deaths.fill([path])
 
 
+def test_what_is_privileged_stands_at_its_frame(tmp_path):
+    replay = Replay(1000, 1, 1, True, privileged=3)
+    paths = [episode_path(tmp_path, number) for number in range(3)]
+    for number, steps in enumerate((5, 9)):
+        told = np.arange(steps + 1)[:, None] == np.array([0, 3, steps])
+        write_episode(paths[number], episode(number, steps) | {"privileged": told.astype(np.uint8)})
+    replay.fill(paths[:2])
+    batch = drawn(replay, 100, 6)
+    number, t = np.divmod(batch.mu[..., 0].astype(int), 100)
+    np.testing.assert_array_equal(batch.privileged[..., 1], t == 3)
+    np.testing.assert_array_equal(batch.privileged[..., 2], t == np.array([5, 9])[number])
+    assert batch.privileged.dtype == np.uint8 and drawn(filled(), 2, 6).privileged.shape == (2, 6, 0)
+    for other in ({}, {"privileged": np.zeros((6, 2), np.uint8)}):
+        write_episode(paths[2], episode(2, 5) | other)
+        with pytest.raises(UserError, match="000002.npz tells nothing privileged, which rssm.beta_privileged asks for"):
+            Replay(1000, 1, 1, True, privileged=3).fill(paths)
+
+
 def test_without_last_frames_there_are_as_many_as_actions():
     replay = filled(with_last=False)
     assert len(replay) == 5 + 9 + 7

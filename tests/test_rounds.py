@@ -193,7 +193,8 @@ def test_mirrored_recordings_are_the_pools_left_for_right(tmp_path):
     for index in range(3):
         path = episode_path(pool / "extract" / "episodes", index)
         frames, action = rng.integers(0, 256, (6, 64, 64, 3), np.uint8), rng.uniform(-1, 1, (5, 1)).astype(np.float32)
-        write_episode(path, read_episode(path) | {"obs": frames, "action": action, "health": health})
+        told = {"health": health, "privileged": np.ones((6, 288), np.uint8)}
+        write_episode(path, read_episode(path) | {"obs": frames, "action": action} | told)
     settings = with_extract(SMOKE, episodes=2, policy="mirrored", pool=str(pool))
     run = tmp_path / "run"
     extract_run(Ranks(), DOOM, run, settings)
@@ -204,6 +205,7 @@ def test_mirrored_recordings_are_the_pools_left_for_right(tmp_path):
     np.testing.assert_array_equal(ours["action"], -theirs["action"])
     for name in ("reward", "done", "health"):
         np.testing.assert_array_equal(ours[name], theirs[name])
+    assert "privileged" in theirs and "privileged" not in ours  # what is told of it is left for right only here and there
 
 
 def test_what_cannot_be_mirrored_is_refused(tmp_path):

@@ -11,7 +11,10 @@ import tensorflow as tf
 
 import rnn.recurrence
 import rnn.rssm
+from env.run.errors import UserError
+from env.run.files import load_arrays
 from env.run.settings import Rssm
+from env.run.weights import assign_weights, save_weights
 from env.tasks import get_task, system
 from rnn.memory import Batch, as_batch, load_memory, make_memory, memory_meta
 from rnn.rssm import RSSM, State
@@ -236,6 +239,38 @@ def test_a_step_that_cost_a_part_of_a_life_ends_it_by_that_part(memory, ends):
     )
     assert all_of_it != pytest.approx(nothing, rel=0.01)
     assert part == pytest.approx(0.3 * all_of_it + 0.7 * nothing, rel=1e-5)
+
+
+def test_what_is_privileged_is_learned_from_the_state_at_its_frame(tmp_path):
+    told = tf.constant(np.random.default_rng(5).integers(0, 2, (ROWS, STEPS, 4)), tf.uint8)
+    plain, keen = RSSM(Z, A, SMALL, privileged=4), RSSM(Z, A, dataclasses.replace(SMALL, beta_privileged=2.0), privileged=4)
+    assert len(keen.weights) == len(plain.weights) + 4  # without a weight for it M has no head for it
+    batch = a_batch(firsts((0, 3)))
+    noise = noise_for(keen, batch)
+    without, _ = keen.loss_terms(batch, noise)  # as scored: nobody tells
+    terms, _ = keen.loss_terms(batch._replace(privileged=told), noise)
+    assert "privileged" not in without
+    steps = keen._unroll(batch, noise, None).steps
+    logits = keen.teller(keen.both(State(steps.h, steps.s))).numpy()
+    expected = np.where(told.numpy() == 1, np.logaddexp(0, -logits), np.logaddexp(0, logits)).sum(-1).mean()
+    assert float(terms["privileged"]) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(without["loss"]) + 2 * expected, rel=1e-5)
+    with tf.GradientTape() as tape:
+        loss = keen.loss_terms(batch._replace(privileged=told), noise)[0]["privileged"]
+    assert np.abs(tape.gradient(loss, keen.kernels.gru)).max() > 0
+
+    save_weights(tmp_path / "plain.npz", plain, {})
+    arrays = load_arrays(tmp_path / "plain.npz")[0]
+    with pytest.raises(UserError, match="no array '.*privileged"):
+        assign_weights(tmp_path / "plain.npz", arrays, keen)
+    before = keen.teller.last.kernel.numpy()
+    assign_weights(tmp_path / "plain.npz", arrays, keen, new="privileged")
+    np.testing.assert_array_equal(keen.teller.last.kernel, before)
+    np.testing.assert_array_equal(keen.kernels.gru, plain.kernels.gru)
+    arrays = {v.path: v.numpy() for v in keen.weights}
+    arrays.pop(next(name for name in arrays if "privileged" in name))
+    with pytest.raises(UserError, match="no array '.*privileged"):  # a part of it is missing
+        assign_weights(tmp_path / "part.npz", arrays, keen, new="privileged")
 
 
 def test_a_squared_reward_is_one_number():

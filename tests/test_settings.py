@@ -180,11 +180,15 @@ def test_flags_take_no_abbreviations():
         new.parse_args(["--kl", "1"])
 
 
-def test_a_game_that_tells_of_no_health_is_not_learned_from_it():
+def test_what_a_game_does_not_tell_is_not_learned_from():
     carracing, doom = get_task("carracing"), get_task("doom")
     settings = system(carracing.scales["smoke"], "rssm", "cmaes")
-    settings.check_health(carracing.health)
-    settings = dataclasses.replace(settings, rssm=dataclasses.replace(settings.rssm, ends_from="health"))
-    with pytest.raises(UserError, match="carracing tells of none .*--rssm-ends-from deaths"):
-        settings.check_health(carracing.health)
-    settings.check_health(doom.health)
+    settings.check_told(carracing.health, carracing.privileged)
+    for changes, words in (
+        ({"ends_from": "health"}, "carracing tells of none .*--rssm-ends-from deaths"),
+        ({"beta_privileged": 1.0}, "rssm.beta_privileged is not 0, but carracing tells nothing privileged"),
+    ):
+        changed = dataclasses.replace(settings, rssm=dataclasses.replace(settings.rssm, **changes))
+        with pytest.raises(UserError, match=words):
+            changed.check_told(carracing.health, carracing.privileged)
+        changed.check_told(doom.health, doom.privileged)

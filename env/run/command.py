@@ -107,7 +107,7 @@ def resolve(parsed: argparse.Namespace, stage: str | None, of_run: bool = True) 
     settings = dataclasses.replace(base, **changes)
     settings.check()
     settings.check_dreams(task.step_reward)
-    settings.check_health(task.health)
+    settings.check_told(task.health, task.privileged)
     if stage in ("extract", "rnn"):
         settings.check_ends()
     if stage is None:

@@ -169,6 +169,13 @@ class Rssm:
     )
     steps: int = setting(20000, "training steps", low=1, resumable=True)
     dtype: str = setting("float32", "compute type of M's products; weights stay float32", choices=("float32", "mixed_bfloat16"))
+    beta_privileged: float = setting(
+        0.0,
+        "weight of the loss of what a world tells in training alone, such as where Doom's fireballs come through: M learns to tell it from "
+        "what it saw, so that its state holds it; 0 for no such thing",
+        low=0,
+        absent=0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -363,6 +370,11 @@ class Settings:
         return self.memory == "rssm" and self.rssm.ends_from == "health"
 
     @property
+    def learns_privileged(self) -> bool:
+        """Whether M learns to tell what is privileged."""
+        return self.memory == "rssm" and self.rssm.beta_privileged > 0
+
+    @property
     def dream_steps(self) -> int:
         """M's steps in the longest dream."""
         return -(-self.controller.dream_steps // self.world.repeat)
@@ -482,14 +494,16 @@ class Settings:
         if self.evaluate.dream_episodes and not step_reward:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
 
-    def check_health(self, health: bool) -> None:
-        """Raise UserError when an RSSM would learn its ends from a health that the game does not tell.
+    def check_told(self, health: bool, privileged: int) -> None:
+        """Raise UserError when an RSSM would learn from what the game does not tell.
 
         Args:
-            health: whether it does (env/tasks.py).
+            health, privileged: what it tells of (env/tasks.py).
         """
         if self.learns_health and not health:
             raise UserError(f"rssm.ends_from is health, but {self.task} tells of none (Task.health): take --rssm-ends-from deaths")
+        if self.learns_privileged and not privileged:
+            raise UserError(f"rssm.beta_privileged is not 0, but {self.task} tells nothing privileged (Task.privileged): leave it at 0")
 
     def check_ends(self) -> None:
         """Raise UserError when an RSSM would learn its ends from recordings that go on after them."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from env.episodes import PRIVILEGED
 from env.run.errors import UserError
 from env.run.files import copy_log, load_arrays, read_jsonl
 from env.run.rundir import Run
@@ -68,7 +69,7 @@ def begin_with(name: str, start: str, task: str, wanted: dict[str, Any], model: 
     """
     _, weights = source_files(name, start, task)
     arrays = _wanted(weights, f"{name}.start", wanted)
-    assign_weights(weights, arrays, model)
+    assign_weights(weights, arrays, model, new=PRIVILEGED)  # whose head another M may not have learned
     print(f"{name}: begins with {weights}")
 
 

@@ -201,18 +201,24 @@ def save_weights(path: Path, model: keras.Model, meta: dict[str, Any]) -> None:
     save_arrays(path, {v.path: np.asarray(v) for v in model.weights}, meta)
 
 
-def assign_weights(path: Path, arrays: dict[str, np.ndarray], model: keras.Model) -> None:
+def assign_weights(path: Path, arrays: dict[str, np.ndarray], model: keras.Model, new: str = "") -> None:
     """Set a model's weights from the arrays of the file `path`.
+
+    Args:
+        path, arrays, model: which.
+        new: weights that have this in their names stay as they are where the file has none of these.
 
     Raises:
         UserError: an array is missing or has another shape.
     """
-    wanted = {v.path: tuple(v.shape) for v in model.weights}
+    left = new if new and not any(new in name for name in arrays) else None
+    weights = [v for v in model.weights if left is None or left not in v.path]
+    wanted = {v.path: tuple(v.shape) for v in weights}
     for name, shape in wanted.items():
         if name not in arrays:
             raise UserError(f"weights file {path} has no array '{name}': is it another model's?")
         if arrays[name].shape != shape:
             found = arrays[name].shape
             raise UserError(f"weights file {path}: '{name}' has shape {found}, expected {shape}: it was made with other settings")
-    for variable in model.weights:
+    for variable in weights:
         variable.assign(arrays[variable.path].astype(np.float32))

@@ -27,6 +27,12 @@ LEFT, STAY, RIGHT = [1, 0], [0, 0], [0, 1]  # the scenario's buttons: MOVE_LEFT,
 ATTEMPTS = 3  # new engines for one that fails
 VIEW = 400 / 480  # the part of the rows above the status bar
 
+# What `info` tells of fireballs: which of so many cells there is one to come through.
+TIMES, PLACES = 12, 24  # when it will be beside the player, and how far to which side, were it to stand still
+TIME, PLACE = 4.0, 24.0  # frames and units of the game in a cell: the player, 16 units from the middle to the side, moves at up to 8
+REACH = 22.0  # units from the middle of a player to that of a fireball that touches it
+FIREBALL, PLAYER = "DoomImpBall", "DoomPlayer"
+
 # Who draws: the screen's resolution, and how it is shrunk. At 400x300 the 64x64 frames differ from those of the original's
 # 640x480 by 1.5 of 255 on average (tests/test_doom.py) and cost a third; at 320x240 the status bar has another height, and
 # the view is shifted; below, walls begin to shimmer (2.7 at 200x150).
@@ -41,7 +47,8 @@ class TakeCover(gymnasium.Env):
 
     Actions: float [1] in [-1, 1], left below -1/3, right above 1/3, else stay. Rewards: +1 a step. An episode ends with
     the player's death (its last observation is black) or, by the registered limit, after 2100 steps. `info` has the player's
-    `health`, from 1 at the start to 0, which no frame shows; a hit costs 0.21, or a multiple of it. The same seed
+    `health`, from 1 at the start to 0, which no frame shows; a hit costs 0.21, or a multiple of it; and, of each frame that was drawn,
+    `privileged`, where the fireballs in the air will come through, see `threats`. The same seed
     and actions give the same episode, in a fresh engine or a used one; an engine that crashes or hangs is replaced, and plays the
     episode again up to where it was, ATTEMPTS times.
 
@@ -149,10 +156,13 @@ class TakeCover(gymnasium.Env):
         said = f"{type(crash).__name__}, {str(crash).strip()}"
         raise UserError(f"Doom's engine failed {ATTEMPTS + 1} times in the episode of seed {self._seed} ({said}); {ADVICE}")
 
-    def _info(self) -> dict[str, float]:
+    def _info(self) -> dict[str, Any]:
         # ViZDoom tells of the health as of the last frame that it drew, and of a death at once.
         dead = self._game.is_episode_finished()
-        return {"health": 0.0 if dead else max(0.0, self._game.get_game_variable(vizdoom.GameVariable.HEALTH) / 100)}
+        health = 0.0 if dead else max(0.0, self._game.get_game_variable(vizdoom.GameVariable.HEALTH) / 100)
+        if not (self.draws or dead):
+            return {"health": health}
+        return {"health": health, "privileged": threats([] if dead else self._game.get_state().objects)}
 
     def look(self) -> np.ndarray:
         """What was to be seen when ViZDoom drew last, or a dead player's black: uint8 [64, 64, 3]."""
@@ -163,6 +173,29 @@ class TakeCover(gymnasium.Env):
             self._screen = np.array(self._game.get_state().screen_buffer)
         view = self._screen[: round(len(self._screen) * VIEW)]
         return process_as_original(view) if self._original else shrink(view, self._gap)
+
+
+def threats(objects: list[Any]) -> np.ndarray:
+    """Where the fireballs in the air will come through, as the player sees it: uint8 [TIMES * PLACES], 1 for each cell that one is in.
+
+    A cell is a time, in cells of TIME frames from now on, and a place at its side, in cells of PLACE units from its left to its right, the
+    player in the middle. The player looks along the first axis of the game, and moves along the second.
+
+    Args:
+        objects: ViZDoom's, of which the player's and the fireballs' positions and velocities count.
+    """
+    cells = np.zeros((TIMES, PLACES), np.uint8)
+    player = next((own for own in objects if own.name == PLAYER), None)
+    for ball in objects if player else ():
+        towards = ball.position_x - player.position_x
+        if ball.name != FIREBALL or not ball.velocity_x or towards < -REACH:  # one that burst stands still
+            continue
+        time = max(0.0, -towards / ball.velocity_x)
+        place = player.position_y - (ball.position_y + time * ball.velocity_y)
+        when, where = int(time // TIME), int(place // PLACE) + PLACES // 2
+        if when < TIMES and 0 <= where < PLACES:
+            cells[when, where] = 1
+    return cells.ravel()
 
 
 def _register() -> None:

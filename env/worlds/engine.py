@@ -116,6 +116,7 @@ class Engine:
         game.set_render_hud(True)
         game.set_window_visible(False)
         game.set_sound_enabled(False)
+        game.set_objects_info_enabled(True)  # where monsters and fireballs are: for recordings, never for who plays
         game.set_episode_timeout(0)  # gymnasium's TimeLimit cuts episodes
         self.game = game
         self.pid: int | None = None
