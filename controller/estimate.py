@@ -83,7 +83,7 @@ def measure_updates(task: Task, settings: Settings) -> float:
     from controller.actor_critic import ActorCritic
     from controller.agent import make_policy
     from controller.learning import make_step
-    from rnn.memory import as_batch, make_memory
+    from rnn.memory import as_batch, make_memory, told
     from rnn.train import make_optimizer
 
     c, options = settings.controller, settings.actor_critic
@@ -94,7 +94,8 @@ def measure_updates(task: Task, settings: Settings) -> float:
     learner = ActorCritic(make_policy(task, settings, memory), task.actions, options, c.features, c.temperature)
     step, rows = make_step(memory, optimizer, learner, settings), (options.batch, options.window)
     latents = np.zeros((*rows, settings.vae.z_size), np.float16)
-    parts = [tf.constant(part) for part in as_batch(latents, latents, np.zeros((*rows, task.actions.size), np.float32))]
+    actions = np.zeros((*rows, task.actions.size), np.float32)
+    parts = [tf.constant(part) for part in as_batch(latents, latents, actions, privileged=told(task, settings))]
 
     def work() -> int:
         step(*parts, tf.constant([0, 0]))["actor"].numpy()
@@ -143,7 +144,7 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     import tensorflow as tf
 
     from env.run.training import adam
-    from rnn.memory import as_batch, make_memory
+    from rnn.memory import as_batch, make_memory, told
     from rnn.train import make_carried, make_optimizer
     from rnn.train import make_step as rnn_step
     from vae.train import make_step as vae_step
@@ -161,7 +162,8 @@ def measure_training(task: Task, settings: Settings) -> dict[str, float]:
     sequences, length = min(settings.of_memory.batch, 20), 100
     probe = replace(settings.of_memory, batch=sequences)
     latents = rng.standard_normal((sequences, length, z_size)).astype(np.float16)
-    parts = as_batch(latents, latents * 0, np.zeros((sequences, length, task.actions.size), np.float32))
+    actions = np.zeros((sequences, length, task.actions.size), np.float32)
+    parts = as_batch(latents, latents * 0, actions, privileged=told(task, settings))
     memory, rnn_optimizer = make_memory(task, settings, probe.dtype), make_optimizer(probe)
     rnn_optimizer.build(memory.learning)
     train_m = rnn_step(memory, rnn_optimizer, probe.grad_clip, make_carried(memory, probe))

@@ -25,7 +25,7 @@ from env.run.stopping import Asked, Stopped
 from env.run.taken import warn_of_other_eyes
 from env.run.weights import CRITIC, fingerprints, model_paths, save_weights, start_path, vae_path
 from env.tasks import Task
-from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta
+from rnn.memory import KINDS, Batch, batch_signature, load_memory, memory_meta, told
 from rnn.sequences import usable_episodes
 from vae.encode import first_frames, latents_of, make_encoder, save_initial
 from vae.train import episode_paths, vae_meta
@@ -225,9 +225,8 @@ class Learning:
         def cut() -> Iterator[Any]:
             yield from map(self.cut, range(done, done + count))
 
-        told = self.task.privileged if self.settings.learns_privileged else 0
         sizes = (self.settings.vae.z_size, self.task.actions.size)
-        signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see, told)
+        signature = batch_signature(options.batch, options.window, *sizes, self.learns_to_see, told(self.task, self.settings))
         return with_seeds(stream(cut, signature, ahead=4), seed, done)
 
     def begin_round(self) -> Round:

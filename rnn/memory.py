@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from env.episodes import PRIVILEGED
 from env.run.errors import UserError
 from env.run.files import load_arrays
 from env.run.settings import Settings
@@ -176,6 +177,11 @@ def make_memory(task: Task, settings: Settings, dtype: str) -> Memory:
     return KINDS[settings.memory].make(task, settings, dtype)
 
 
+def told(task: Task, settings: Settings) -> int:
+    """K, of how many questions M learns what the world answers in training alone (Batch.privileged)."""
+    return task.privileged if settings.learns_privileged else 0
+
+
 def memory_meta(task: Task, settings: Settings) -> dict[str, Any]:
     """What a weights file of M says of its shape, and of the frames for which each action was held while it learned, if not for one."""
     own = {key: getattr(settings.of_memory, key) for key in KINDS[settings.memory].shape}
@@ -195,7 +201,7 @@ def load_memory(path: Path, task: Task, settings: Settings, dtype: str = "float3
     if found := unfit(meta, memory_meta(task, settings)):
         raise UserError("M in {} has {} {}, this run needs {}: take the M of a run that fits".format(path, *found))
     model = make_memory(task, settings, dtype)
-    assign_weights(path, arrays, model)
+    assign_weights(path, arrays, model, new=PRIVILEGED)  # nobody who plays asks that head
     return model
 
 
@@ -206,11 +212,12 @@ def as_batch(
     first: np.ndarray | None = None,
     reward: np.ndarray | None = None,
     done: np.ndarray | None = None,
+    privileged: int = 0,
 ) -> Batch:
     """A batch of sequences of their own, of which no frame is an episode's first, and no action earns or ends anything, unless it is
-    said."""
+    said; and all of whose `privileged` answers are no."""
     reward, done, first = (np.zeros(np.shape(mu)[:2], np.float32) if part is None else part for part in (reward, done, first))
-    return Batch(mu, logvar, action, reward, done, first, done, np.zeros((*np.shape(mu)[:2], 0), np.uint8), np.array(True))
+    return Batch(mu, logvar, action, reward, done, first, done, np.zeros((*np.shape(mu)[:2], privileged), np.uint8), np.array(True))
 
 
 def batch_signature(rows: int, window: int | None, z_size: int, actions: int, pixels: bool = False, privileged: int = 0) -> Batch:
@@ -227,6 +234,5 @@ def batch_signature(rows: int, window: int | None, z_size: int, actions: int, pi
     steps = tf.TensorSpec((rows, window), tf.float32)
     mu = tf.TensorSpec((rows, window, 64, 64, 3), tf.uint8) if pixels else tf.TensorSpec((rows, window, z_size), tf.float16)
     logvar = tf.TensorSpec((rows, window, 0 if pixels else z_size), tf.float16)
-    told = tf.TensorSpec((rows, window, privileged), tf.uint8)
-    action = tf.TensorSpec((rows, window, actions), tf.float32)
-    return Batch(mu, logvar, action, steps, steps, steps, steps, told, tf.TensorSpec((), tf.bool))
+    action, answers = tf.TensorSpec((rows, window, actions), tf.float32), tf.TensorSpec((rows, window, privileged), tf.uint8)
+    return Batch(mu, logvar, action, steps, steps, steps, steps, answers, tf.TensorSpec((), tf.bool))

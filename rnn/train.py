@@ -26,7 +26,7 @@ from env.run.rundir import Run
 from env.run.settings import Rnn, Rssm, Settings
 from env.run.taken import begin_with, take, warn_of_another_v
 from env.tasks import Task
-from rnn.memory import KINDS, Batch, batch_signature, make_memory, memory_meta
+from rnn.memory import KINDS, Batch, batch_signature, make_memory, memory_meta, told
 from rnn.replay import Replay
 from rnn.sequences import batches, usable_episodes
 from vae.encode import first_frames, make_encoder, save_initial, vae_weights
@@ -116,8 +116,8 @@ def eyes(memory: Any, weights: Path, settings: Settings) -> ConvVAE:
 def make_replay(capacity: int, task: Task, settings: Settings, memory: Memory, pixels: bool | None = None) -> Replay:
     """Where a run's episodes are kept to learn from: `capacity` frames; frames themselves or latents, as `pixels` or else M wants them."""
     pixels = settings.sees_pixels if pixels is None else pixels
-    told = task.privileged if settings.learns_privileged else 0
-    return Replay(capacity, settings.vae.z_size, task.actions.size, memory.with_last, pixels, settings.learns_health, told)
+    sizes = capacity, settings.vae.z_size, task.actions.size
+    return Replay(*sizes, memory.with_last, pixels, settings.learns_health, told(task, settings))
 
 
 def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], Iterator[Batch]]:
@@ -170,8 +170,8 @@ def train_rnn(run: Run, task: Task) -> None:
         warn_of_another_v(run)
     carried, source = make_carried(memory, own), training_batches(run, task, memory)
     window = own.window if kind.replayed else None
-    told = task.privileged if settings.learns_privileged else 0
-    signature = batch_signature(own.batch, window, settings.vae.z_size, task.actions.size, settings.sees_pixels, told)
+    sizes = settings.vae.z_size, task.actions.size
+    signature = batch_signature(own.batch, window, *sizes, settings.sees_pixels, told(task, settings))
     vae = eyes(memory, vae_weights(run), settings) if settings.sees_pixels else None
     optimizer.build(memory.learning)
 
