@@ -48,12 +48,15 @@ def read_episode(path: Path, keys: tuple[str, ...] = FRAMES) -> Episode:
     """Read the arrays `keys` of one file; with all FRAMES or LATENTS comes what of BESIDE the file has, too.
 
     Raises:
-        UserError: the file is missing, damaged or of an older version; the message says how to mend it.
+        UserError: the file is missing, damaged or of an older version, or has nothing of what a world may tell that is among `keys`; the
+            message says how to mend it.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
             check_members(path, archive)
             more = tuple(key for key in BESIDE if keys in (FRAMES, LATENTS) and key in archive.files)
+            if missing := [key for key in keys if key in BESIDE and key not in archive.files]:
+                raise UserError(f"{path} has no {missing[0]}, which is asked for: record anew, or ask for it no more")
             episode = {key: archive[key] for key in keys + more}
             steps = len(archive["done"])
             number = json.loads(str(archive[META]))["episode"] if META in archive.files else int(path.stem)
@@ -101,8 +104,11 @@ def steps_of(path: Path) -> int:
     return len(read_episode(path, ("done",))["done"])
 
 
-def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool: int = 32, skip: int = 0) -> Iterator[np.ndarray]:
-    """One pass over all frames of `paths`, but the last of each, in random order, each exactly once, as uint8 [batch, 64, 64, 3].
+def frame_batches(
+    paths: list[Path], batch: int, rng: np.random.Generator, pool: int = 32, skip: int = 0, beside: tuple[str, ...] = ()
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """One pass over all frames of `paths`, but the last of each, in random order, each exactly once, as uint8 [batch, 64, 64, 3], and
+    with each batch what else of these frames is asked for.
 
     The original shuffles the whole data set in memory. Here `pool` episodes, drawn in random order, are in memory at a
     time: a frame of the n-th episode is given out at a random moment while episodes n..n+pool-1 are read. With episodes of
@@ -115,20 +121,22 @@ def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool:
         pool: episodes in memory.
         skip: so many batches were given out before: what is left is that of the whole pass, and the frames that only they had
             are not read again.
+        beside: arrays of the episodes, with a row for each frame, that come with the frames.
     """
     order = rng.permutation(len(paths))
-    read: dict[int, np.ndarray] = {}  # turn in which an episode came up -> its frames
+    read: dict[int, list[np.ndarray]] = {}  # turn in which an episode came up -> its frames, and what is beside them
     waiting: dict[int, np.ndarray] = {}  # the same -> the turns in which its frames are given out
 
-    def frames_of(turn: int) -> np.ndarray:
+    def rows_of(turn: int) -> list[np.ndarray]:
         if turn not in read:
-            read[turn] = read_episode(paths[order[turn]], ("obs",))["obs"][:-1]
+            episode = read_episode(paths[order[turn]], ("obs", *beside))
+            read[turn] = [episode[key][: len(episode["obs"]) - 1] for key in ("obs", *beside)]
         return read[turn]
 
     rest = np.empty((0, 2), np.int64)  # frames, as (turn in which their episode came up, number in it)
     for turn in range(len(paths) + pool - 1):
         if turn < len(paths):
-            steps = steps_of(paths[order[turn]]) if skip else len(frames_of(turn))
+            steps = steps_of(paths[order[turn]]) if skip else len(rows_of(turn)[0])
             waiting[turn] = turn + rng.integers(0, pool, steps)
         given = [np.stack(np.broadcast_arrays(other, np.flatnonzero(when == turn)), axis=1) for other, when in waiting.items()]
         share = np.concatenate([rest, *given])
@@ -138,10 +146,8 @@ def frame_batches(paths: list[Path], batch: int, rng: np.random.Generator, pool:
             if skip:
                 skip -= 1
                 continue
-            frames = np.empty((batch, 64, 64, 3), np.uint8)
-            for place, (other, number) in enumerate(share[start : start + batch]):
-                frames[place] = frames_of(other)[number]
-            yield frames
+            chosen = [[array[number] for array in rows_of(other)] for other, number in share[start : start + batch]]
+            yield tuple(map(np.stack, zip(*chosen)))
         rest = share[whole:]
         waiting = {other: when for other, when in waiting.items() if when.max(initial=-1) > turn}
-        read = {other: frames for other, frames in read.items() if other in waiting or (rest[:, 0] == other).any()}
+        read = {other: rows for other, rows in read.items() if other in waiting or (rest[:, 0] == other).any()}

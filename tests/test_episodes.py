@@ -83,17 +83,30 @@ def test_recordings_without_their_last_frame_are_refused(folder, keys):
 def test_a_pass_gives_each_frame_once(folder, pool):
     paths = [episode_path(folder, i) for i in range(6)]
     batches = list(frame_batches(paths, 5, np.random.default_rng(0), pool))
-    assert {b.shape for b in batches} == {(5, 64, 64, 3)}
-    seen = [tuple(frame[0, 0, :2]) for batch in batches for frame in batch]
+    assert {frames.shape for frames, in batches} == {(5, 64, 64, 3)}
+    seen = [tuple(frame[0, 0, :2]) for frames, in batches for frame in frames]
     total = sum(20 + i for i in range(6))
     assert len(seen) == total - total % 5
     assert len(set(seen)) == len(seen)
     assert all(time < 20 + number for number, time in seen), "V does not learn what came after the last action"
 
 
+def test_what_is_beside_a_frame_comes_with_it(tmp_path):
+    paths = [episode_path(tmp_path, number) for number in range(4)]
+    for number, path in enumerate(paths):
+        steps = 20 + number
+        write_episode(path, make_episode(number, steps) | {"privileged": np.array([[number, t, 7] for t in range(steps + 1)], np.uint8)})
+    for frames, told in frame_batches(paths, 5, np.random.default_rng(0), beside=("privileged",)):
+        np.testing.assert_array_equal(frames[:, 0, 0, :2], told[:, :2])
+        assert told.shape == (5, 3) and told.dtype == np.uint8
+    write_episode(paths[0], make_episode(0, 20))
+    with pytest.raises(UserError, match="000000.npz has no privileged"):
+        list(frame_batches(paths, 5, np.random.default_rng(0), beside=("privileged",)))
+
+
 def test_a_pass_mixes_episodes_and_repeats_with_its_seed(folder):
     paths = [episode_path(folder, i) for i in range(6)]
-    first, again, other = (np.concatenate(list(frame_batches(paths, 5, np.random.default_rng(s)))) for s in (0, 0, 1))
+    first, again, other = (np.concatenate([frames for frames, in frame_batches(paths, 5, np.random.default_rng(s))]) for s in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     episodes = first[:, 0, 0, 0]

@@ -184,11 +184,12 @@ def test_what_a_game_does_not_tell_is_not_learned_from():
     carracing, doom = get_task("carracing"), get_task("doom")
     settings = system(carracing.scales["smoke"], "rssm", "cmaes")
     settings.check_told(carracing.health, carracing.privileged)
-    for changes, words in (
-        ({"ends_from": "health"}, "carracing tells of none .*--rssm-ends-from deaths"),
-        ({"beta_privileged": 1.0}, "rssm.beta_privileged is not 0, but carracing tells nothing privileged"),
+    for name, changes, words in (
+        ("rssm", {"ends_from": "health"}, "carracing tells of none .*--rssm-ends-from deaths"),
+        ("rssm", {"beta_privileged": 1.0}, "rssm.beta_privileged is not 0, but carracing tells nothing privileged"),
+        ("vae", {"beta_privileged": 1.0}, "vae.beta_privileged is not 0, but carracing tells nothing privileged"),
     ):
-        changed = dataclasses.replace(settings, rssm=dataclasses.replace(settings.rssm, **changes))
+        changed = dataclasses.replace(settings, **{name: dataclasses.replace(getattr(settings, name), **changes)})
         with pytest.raises(UserError, match=words):
             changed.check_told(carracing.health, carracing.privileged)
         changed.check_told(doom.health, doom.privileged)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from env.run.errors import UserError
 from env.run.weights import save_weights
+from vae.train import make_step, make_teller
 from vae.vae import ConvVAE, load_vae
 
 
@@ -61,6 +63,35 @@ def test_loss_equals_numpy(frames, spread):
     assert terms["kl"] == pytest.approx(kl, rel=1e-5)
     assert terms["loss"] == pytest.approx(reconstruction + kl, rel=1e-5)
     assert (terms["kl"] == 16.0) == (spread == 0.0)
+
+
+def test_outliers_weigh_more_than_their_squares(frames):
+    plain, keen = ConvVAE(32), ConvVAE(32, beta_outliers=30.0)
+    for own, other in zip(keen.weights, plain.weights):
+        own.assign(other)
+    noise = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
+    mu, logvar = (part.numpy() for part in plain.encode(frames))
+    errors = frames / 255.0 - plain.decode(mu + np.exp(logvar / 2) * noise).numpy()
+    terms, before = keen.loss_terms(frames, noise), plain.loss_terms(frames, noise)
+    assert float(terms["outliers"]) == pytest.approx((errors**4).sum(axis=(1, 2, 3)).mean(), rel=1e-4)
+    assert float(terms["loss"]) == pytest.approx(float(before["loss"]) + 30 * float(terms["outliers"]), rel=1e-5)
+    assert "outliers" not in before
+
+
+def test_v_learns_what_it_is_told_of_frames(frames):
+    keras.utils.set_random_seed(1)
+    vae, teller = ConvVAE(4), make_teller(4, 2)
+    told = np.array([[0, 1], [1, 1], [1, 0]], np.uint8)
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(vae.trainable_variables + teller.trainable_variables)
+    step = make_step(vae, optimizer, teller, beta=10.0)
+    before = vae.mu_layer.kernel.numpy()
+    rows = [step(frames, told, tf.constant([1, number])) for number in range(60)]
+    assert float(rows[-1]["privileged"]) < 0.3 * float(rows[0]["privileged"])
+    for row in rows[:2]:
+        expected = row["reconstruction"] + row["kl"] + 10 * row["privileged"]
+        assert float(row["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert not np.array_equal(vae.mu_layer.kernel, before)
 
 
 def test_free_bits_floor_each_frame_not_the_mean(vae):

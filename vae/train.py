@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from env.episodes import frame_batches
+from env.episodes import PRIVILEGED, frame_batches
 from env.recordings import recordings
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
@@ -29,6 +29,7 @@ from env.run.rundir import Run
 from env.run.settings import Settings
 from env.run.taken import begin_with, take
 from env.run.weights import save_weights
+from env.tasks import Task
 
 if TYPE_CHECKING:
     import keras
@@ -61,24 +62,47 @@ def steps_per_epoch(frames: int, settings: Settings) -> int:
     return steps
 
 
-def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: int) -> Iterator[np.ndarray]:
-    """Batches of all epochs, from the one after `done` on; an epoch's order depends on the seed and its number alone."""
+def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Batches of all epochs, from the one after `done` on, with what is privileged if V learns that; an epoch's order depends on the seed
+    and its number alone."""
+    beside = (PRIVILEGED,) if settings.vae.beta_privileged else ()
     for epoch in range(done // per_epoch, settings.vae.epochs):
         rng = np.random.default_rng([settings.seed, 1, epoch])
         skip = max(0, done - epoch * per_epoch)
-        yield from frame_batches(paths, settings.vae.batch, rng, skip=skip)
+        yield from frame_batches(paths, settings.vae.batch, rng, skip=skip, beside=beside)
 
 
-def make_step(model: ConvVAE, optimizer: keras.Optimizer) -> Callable[..., dict[str, tf.Tensor]]:
-    """The compiled training step: frames uint8 [B, 64, 64, 3] and an int32 [2] seed -> the terms of the loss."""
+def make_teller(z_size: int, privileged: int) -> keras.Model:
+    """What is to tell from V's z what a world tells in training alone: z -> the logits of `privileged` answers. It is there so that z has
+    to hold them; nobody asks it later."""
+    import keras
+
+    hidden = keras.layers.Dense(512, activation="silu", name="teller_dense")
+    return keras.Sequential([keras.Input((z_size,)), hidden, keras.layers.Dense(privileged, name="teller_output")])
+
+
+def make_step(
+    model: ConvVAE, optimizer: keras.Optimizer, teller: keras.Model | None = None, beta: float = 0.0
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """The compiled training step: frames uint8 [B, 64, 64, 3], with a teller what is privileged of them, uint8 [B, K], and an int32 [2]
+    seed -> the terms of the loss.
+
+    Args:
+        model, optimizer: what is trained, and how.
+        teller, beta: see `make_teller`, and the weight of its loss, summed over the answers.
+    """
     import tensorflow as tf
 
     @tf.function
-    def step(frames: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        noise = tf.random.stateless_normal((tf.shape(frames)[0], model.z_size), seed)
+    def step(frames: tf.Tensor, *rest: tf.Tensor) -> dict[str, tf.Tensor]:
+        noise = tf.random.stateless_normal((tf.shape(frames)[0], model.z_size), rest[-1])
         with tf.GradientTape() as tape:
-            terms = model.loss_terms(frames, noise)
-        variables = model.trainable_variables
+            terms, z = model.loss_and_z(frames, noise)
+            if teller:
+                answers = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(rest[0], tf.float32), teller(z))
+                terms[PRIVILEGED] = tf.reduce_mean(tf.reduce_sum(answers, axis=-1))
+                terms["loss"] += beta * terms[PRIVILEGED]
+        variables = model.trainable_variables + (teller.trainable_variables if teller else [])
         optimizer.apply_gradients(zip(tape.gradient(terms["loss"], variables), variables))
         return terms
 
@@ -105,7 +129,7 @@ def vae_meta(settings: Settings, steps: int) -> dict[str, Any]:
     return {"model": "vae", "task": settings.task, "z_size": settings.vae.z_size, "steps": steps}
 
 
-def train_vae(run: Run) -> None:
+def train_vae(run: Run, task: Task) -> None:
     """The vae stage of a run."""
     settings, stage = run.settings, run.stage("vae")
     if stage.check():
@@ -133,19 +157,24 @@ def train_vae(run: Run) -> None:
     stage.start()
     owner = stage.identity()
     keras.utils.set_random_seed(settings.seed)
-    model = ConvVAE(settings.vae.z_size, settings.vae.kl_tolerance, settings.vae.dtype)
+    own = settings.vae
+    model = ConvVAE(own.z_size, own.kl_tolerance, own.dtype, own.beta_outliers)
+    teller = make_teller(own.z_size, task.privileged) if own.beta_privileged else None
     if settings.vae.start:
         begin_with("vae", settings.vae.start, settings.task, wanted, model)
-    optimizer = adam(settings.vae.learning_rate)
-
-    step = make_step(model, optimizer)
+    optimizer = adam(own.learning_rate)
+    told = teller.trainable_variables if teller else []
+    optimizer.build(model.trainable_variables + told)
+    step = make_step(model, optimizer, teller, own.beta_privileged)
 
     def batches(done: int) -> Iterator[tuple]:
-        signature = tf.TensorSpec((settings.vae.batch, *FRAME), tf.uint8)
+        parts = (*FRAME,), *([(task.privileged,)] if teller else [])
+        signature = tuple(tf.TensorSpec((own.batch, *part), tf.uint8) for part in parts)
         data = stream(lambda: batches_from(paths, settings, per_epoch, done), signature, ahead=16)
         return with_seeds(data, settings.seed, done)
 
-    row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=min(100, max(1, steps // 10)), owner=owner)
+    log_every = min(100, max(1, steps // 10))
+    row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=log_every, owner=owner, carried=told)
     save_weights(stage.dir / "weights.npz", model, vae_meta(settings, steps))
     stage.finish({"steps": steps, **row})
     print(f"vae: {steps} steps, loss {row['loss']:.2f} -> {stage.dir / 'weights.npz'}")
@@ -154,7 +183,7 @@ def train_vae(run: Run) -> None:
 def main() -> None:
     parsed = parser(__doc__ or "", "vae").parse_args()
     task, path, settings = resolve(parsed, "vae")
-    train_vae(Run(existing(path, task), settings))
+    train_vae(Run(existing(path, task), settings), task)
 
 
 if __name__ == "__main__":

@@ -71,12 +71,14 @@ class ConvVAE(keras.Model):
         kl_tolerance: KL is not pushed below kl_tolerance * z_size nats ("free bits").
         dtype: "float32", or "mixed_bfloat16" to compute layers in bfloat16 with float32 weights. mu, logvar, z, the
             picture and the loss are float32 either way.
+        beta_outliers: weight of the errors' fourth powers in the loss (not the original's, which has their squares alone).
     """
 
-    def __init__(self, z_size: int = 32, kl_tolerance: float = 0.5, dtype: str = "float32") -> None:
+    def __init__(self, z_size: int = 32, kl_tolerance: float = 0.5, dtype: str = "float32", beta_outliers: float = 0.0) -> None:
         super().__init__(name="conv_vae")
         self.z_size = z_size
         self.kl_tolerance = kl_tolerance
+        self.beta_outliers = beta_outliers
         layers = keras.layers
         # TF1's default initialiser, glorot uniform, is Keras' too.
         conv = {"kernel_size": 4, "strides": 2, "activation": "relu", "dtype": dtype}
@@ -138,18 +140,28 @@ class ConvVAE(keras.Model):
         reconstruction: squared error summed over pixels and channels, then averaged over the batch. (A mean over pixels
         would be 12,288 times weaker against KL, and the posterior would collapse.)
         kl: KL to N(0, 1) summed over z, floored at kl_tolerance * z_size for each frame, then averaged.
+        outliers, where beta_outliers is not 0: the same as reconstruction, of the errors' fourth powers.
 
         Args:
             frames: uint8 or float [B, 64, 64, 3].
             noise: standard normal float32 [B, z_size].
         """
+        return self.loss_and_z(frames, noise)[0]
+
+    def loss_and_z(self, frames: tf.Tensor, noise: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """The terms of `loss_terms`, and the z that they are of, float32 [B, z_size]."""
         x = to_float(frames)
         mu, logvar = self.encode(x, training=True)
-        y = self.decode(self.sample(mu, logvar, noise), training=True)
-        reconstruction = tf.reduce_mean(tf.reduce_sum(tf.square(x - y), axis=(1, 2, 3)))
+        z = self.sample(mu, logvar, noise)
+        squares = tf.square(x - self.decode(z, training=True))
+        reconstruction = tf.reduce_mean(tf.reduce_sum(squares, axis=(1, 2, 3)))
         kl = -0.5 * tf.reduce_sum(1 + logvar - tf.square(mu) - tf.exp(logvar), axis=1)
         kl = tf.reduce_mean(tf.maximum(kl, self.kl_tolerance * self.z_size))
-        return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+        terms = {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+        if self.beta_outliers:
+            terms["outliers"] = tf.reduce_mean(tf.reduce_sum(tf.square(squares), axis=(1, 2, 3)))
+            terms["loss"] += self.beta_outliers * terms["outliers"]
+        return terms, z
 
 
 def load_vae(path: Path, z_size: int, kl_tolerance: float = 0.5, dtype: str = "float32") -> ConvVAE:

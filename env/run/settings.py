@@ -86,6 +86,20 @@ class Vae:
     epochs: int = setting(10, "passes over the recorded frames (paper: 1; original code: 10)", low=1, resumable=True)
     limit_steps: int = setting(0, "stop after this many training steps; 0 means no limit", low=0, resumable=True)
     dtype: str = setting("float32", "compute type of V's layers; weights stay float32", choices=("float32", "mixed_bfloat16"))
+    beta_outliers: float = setting(
+        0.0,
+        "weight of the errors' fourth powers, beside that of their squares, which is 1: what is small but far off, such as a fireball that "
+        "is missing, then counts for more",
+        low=0,
+        absent=0.0,
+    )
+    beta_privileged: float = setting(
+        0.0,
+        "weight of the loss of what a world tells in training alone, such as where Doom's fireballs come through: V learns to tell it from "
+        "z, so that z holds it; 0 for no such thing",
+        low=0,
+        absent=0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -371,7 +385,7 @@ class Settings:
 
     @property
     def learns_privileged(self) -> bool:
-        """Whether M learns to tell what is privileged."""
+        """Whether M, an RSSM, learns to tell what is privileged."""
         return self.memory == "rssm" and self.rssm.beta_privileged > 0
 
     @property
@@ -495,15 +509,17 @@ class Settings:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
 
     def check_told(self, health: bool, privileged: int) -> None:
-        """Raise UserError when an RSSM would learn from what the game does not tell.
+        """Raise UserError when an RSSM, or V, would learn from what the game does not tell.
 
         Args:
             health, privileged: what it tells of (env/tasks.py).
         """
         if self.learns_health and not health:
             raise UserError(f"rssm.ends_from is health, but {self.task} tells of none (Task.health): take --rssm-ends-from deaths")
-        if self.learns_privileged and not privileged:
-            raise UserError(f"rssm.beta_privileged is not 0, but {self.task} tells nothing privileged (Task.privileged): leave it at 0")
+        for name, beta in (("vae", self.vae.beta_privileged), ("rssm", self.rssm.beta_privileged)):
+            if beta and not privileged:
+                what = f"{name}.beta_privileged is not 0, but {self.task} tells nothing privileged (Task.privileged)"
+                raise UserError(f"{what}: leave it at 0")
 
     def check_ends(self) -> None:
         """Raise UserError when an RSSM would learn its ends from recordings that go on after them."""
