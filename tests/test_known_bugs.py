@@ -590,6 +590,34 @@ BUGS = [
         "return numbers @ self.basis",
         DIRECTIONS + "a_unit_of_each_direction_adds_a_standard_deviation_to_one_output",
     ),
+    Bug(
+        "a fireball that comes by on the right is told of on the left",
+        "env/worlds/doom.py",
+        "player.position_y - (ball.position_y + time * ball.velocity_y)",
+        "(ball.position_y + time * ball.velocity_y) - player.position_y",
+        "tests/test_doom.py::test_fireballs_are_told_of_by_when_and_where_they_come_through",
+    ),
+    Bug(
+        "in a mirror fireballs are told of where they were before it",
+        "controller/extract.py",
+        "for key, array in episode.items() if key != PRIVILEGED}",
+        "for key, array in episode.items()}",
+        f"{ROUNDS}mirrored_recordings_are_the_pools_left_for_right",
+    ),
+    Bug(
+        "V is not taught what it is told of",
+        "vae/train.py",
+        'terms["loss"] += beta * terms[PRIVILEGED]',
+        'terms["loss"] += 0.0 * terms[PRIVILEGED]',
+        "tests/test_vae.py::test_v_learns_what_it_is_told_of_frames",
+    ),
+    Bug(
+        "a file that lacks a part of M's head is taken for one of an M without",
+        "env/run/weights.py",
+        "left = new if new and not any(new in name for name in arrays) else None",
+        "left = new or None",
+        f"{RSSM}what_is_privileged_is_learned_from_the_state_at_its_frame",
+    ),
 ]
 
 
