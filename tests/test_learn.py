@@ -58,14 +58,17 @@ def test_world_and_imagination_take_turns(online):
 
 
 @pytest.mark.slow
-def test_what_is_played_tells_of_health_and_c_that_it_sees_the_mean(tmp_path):
-    words = ["--memory", "rssm", "--trainer", "actor_critic", "--run", tmp_path, *TINY, *ACTOR, "--vae-source", "shipped"]
+def test_what_is_played_tells_more_than_frames_and_c_that_it_sees_the_mean(tmp_path):
+    words = ["--memory", "rssm", "--trainer", "actor_critic", "--run", tmp_path, *TINY, *ACTOR, "--vae-limit-steps", 3]
     words += "--controller-world real --repeat 2 --extract-min-frames 1 --rssm-ends-from health --controller-latents mean".split()
+    words += "--vae-batch 10 --vae-beta-outliers 9 --vae-beta-privileged 0.5 --rssm-beta-privileged 0.5".split()
     ok(run_python("controller/pipeline.py", "doom", *words))
     rows = read_jsonl(tmp_path / "controller" / "log.jsonl")
-    assert rows[-1]["update"] == 9 and all(np.isfinite(row["cont"]) for row in rows)
+    assert rows[-1]["update"] == 9 and all(np.isfinite([row["cont"], row["privileged"]]).all() for row in rows)
+    assert all(row["privileged"] > 0 for stage in ("vae", "rnn") for row in read_jsonl(tmp_path / stage / "log.jsonl"))
     played = sorted((tmp_path / "controller" / "played").glob("*.npz"))
     assert played and all(read_episode(path, LATENTS)["health"][0] == 1 for path in played)
+    assert all(read_episode(path, LATENTS)["privileged"].shape[1] == get_task("doom").privileged for path in played)
     assert load_arrays(tmp_path / "controller" / "best.npz")[1]["latents"] == "mean"
 
 
