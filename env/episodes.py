@@ -5,7 +5,7 @@ obs[t] is the frame that the agent saw before it took action[t]; reward[t], done
 The last frame, obs[T], is thus what an episode ended with, such as a death: a memory with heads on its own state learns the
 reward and the end from it. V, and the paper's M, learn from the T frames before it, as the authors' do.
 Of a world whose `info` tells the agent's health, from 1 to 0, there is also health float32 [T + 1], and of one that tells what is
-privileged, known in training alone and to no player (Task.privileged), that, uint8 [T + 1, K], 0 or 1.
+privileged, known in training alone and to no player (Task.privileged), that, K bits in uint8 [T + 1, K / 8 rounded up].
 """
 
 from __future__ import annotations
@@ -79,6 +79,16 @@ def lost_lives(episode: Episode) -> np.ndarray:
     if it was deadly, what was left. Healing gives none back. Over a life that ends with a death they sum to one, as `done` does."""
     health = np.where(np.append(False, episode["done"]), 0.0, episode[HEALTH])
     return np.maximum(health[:-1] - health[1:], 0.0).astype(np.float32)
+
+
+def packed(told: list[np.ndarray]) -> np.ndarray:
+    """What a world told of T frames that is privileged, uint8 [K] of 0 and 1 each -> uint8 [T, K / 8 rounded up], eight to a byte."""
+    return np.packbits(np.array(told, np.uint8), axis=1)
+
+
+def unpacked(bits: np.ndarray, count: int) -> np.ndarray:
+    """The same back: uint8 [..., count / 8 rounded up] -> uint8 [..., count] of 0 and 1."""
+    return np.unpackbits(bits, axis=-1, count=count)
 
 
 def is_whole(path: Path, keys: tuple[str, ...] = FRAMES) -> bool:

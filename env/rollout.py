@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from env.actions import Discrete
-from env.episodes import HEALTH, PRIVILEGED, Episode
+from env.episodes import HEALTH, PRIVILEGED, Episode, packed
 from env.run.errors import UserError
 from env.run.settings import World
 from env.tasks import Task
@@ -261,9 +261,11 @@ class _Slot:
                 "reward": np.array(reward, np.float32),
                 "done": np.array(done, bool),
             }
-            for key, dtype, told in zip((HEALTH, PRIVILEGED), (np.float32, np.uint8), zip(*self.beside)):
-                if not any(part is None for part in told):
-                    episode[key] = np.array(told, dtype)
+            health, privileged = map(list, zip(*self.beside))
+            if not any(told is None for told in health):
+                episode[HEALTH] = np.array(health, np.float32)
+            if not any(told is None for told in privileged):
+                episode[PRIVILEGED] = packed(privileged)
         return Result(self.job, self.score, self.length, episode)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from env.episodes import FRAMES, HEALTH, LATENTS, PRIVILEGED, Episode, lost_lives, read_episode
+from env.episodes import FRAMES, HEALTH, LATENTS, PRIVILEGED, Episode, lost_lives, read_episode, unpacked
 from env.run.errors import UserError
 from rnn.memory import Batch
 
@@ -45,7 +45,8 @@ class Replay:
         privileged: int = 0,
     ) -> None:
         self._capacity, self._with_last, self._pixels, self._health, self._privileged = capacity, with_last, pixels, health, privileged
-        size = capacity * ((64 * 64 * 3 if pixels else 4 * z_size) + 4 * (actions + 4) + privileged)
+        bits = -(-privileged // 8)  # bytes that they are kept in
+        size = capacity * ((64 * 64 * 3 if pixels else 4 * z_size) + 4 * (actions + 4) + bits)
         if size > MOST_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
             raise UserError(f"a capacity of {capacity} frames takes {size / 1e9:.0f} GB, more than this machine can give: lower it")
         # Not touched before they are written to, so that they take up no memory until then.
@@ -57,7 +58,7 @@ class Replay:
             "done": np.empty(capacity, np.float32),
             "first": np.empty(capacity, np.float32),
             "lost": np.empty(capacity, np.float32),
-            "privileged": np.empty((capacity, privileged), np.uint8),
+            "privileged": np.empty((capacity, bits), np.uint8),
         }
         self._added = 0  # frames, those that made room included
         self._unseen: list[tuple[int, int]] = []  # frames from, to, counted from the first that was ever added
@@ -115,6 +116,7 @@ class Replay:
             starts[rows - near :] = np.clip(last + 1 - window, self._added - len(self), self._added - window)
         place = (starts[:, None] + np.arange(window)) % self._capacity
         cut = {key: array[place] for key, array in self._arrays.items()}
+        cut[PRIVILEGED] = unpacked(cut[PRIVILEGED], self._privileged)
         return Batch(**cut, fresh=np.array(True))
 
     def _fresh_starts(self, most: int, window: int) -> list[int]:
@@ -139,8 +141,9 @@ class Replay:
             episode = read_episode(path, FRAMES if self._pixels else LATENTS)
             if self._health and HEALTH not in episode:
                 raise UserError(f"{path} tells of no health, which rssm.ends_from asks for: record anew, or take --rssm-ends-from deaths")
-            if self._privileged and episode.get(PRIVILEGED, np.empty((0, 0))).shape[1] != self._privileged:
-                raise UserError(f"{path} tells nothing privileged, which rssm.beta_privileged asks for: record anew, or leave that at 0")
+            if self._privileged and episode.get(PRIVILEGED, np.empty((0, 0))).shape[1] != self._arrays[PRIVILEGED].shape[1]:
+                what = f"{path} does not tell the {self._privileged} privileged answers"
+                raise UserError(f"{what} that rssm.beta_privileged asks for: record anew, or leave that at 0")
             if len(self) + len(episode["done"]) + 1 > self._capacity:
                 break
             self.add(episode)

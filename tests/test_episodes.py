@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from env.episodes import FRAMES, episode_path, frame_batches, is_whole, lost_lives, read_episode, write_episode
+from env.episodes import FRAMES, episode_path, frame_batches, is_whole, lost_lives, packed, read_episode, unpacked, write_episode
 from env.run.errors import UserError
 
 
@@ -43,6 +43,14 @@ def test_health_comes_back_with_whole_episodes_where_there_is_any(tmp_path):
     write_episode(path, made | {"health": made["health"][:-1]})
     with pytest.raises(UserError, match="lacks its last frame"):
         read_episode(path)
+
+
+def test_what_is_privileged_takes_a_bit_each():
+    told = [np.array(row, np.uint8) for row in np.random.default_rng(0).integers(0, 2, (5, 11))]
+    bits = packed(told)
+    assert bits.shape == (5, 2) and bits.dtype == np.uint8
+    np.testing.assert_array_equal(unpacked(bits, 11), told)
+    assert unpacked(np.zeros((2, 3, 0), np.uint8), 0).shape == (2, 3, 0)
 
 
 def test_what_a_life_lost_sums_to_one_at_its_end():

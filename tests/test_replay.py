@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from env.episodes import episode_path, write_episode
+from env.episodes import episode_path, packed, write_episode
 from env.run.errors import UserError
 from rnn.replay import Replay
 
@@ -71,16 +71,16 @@ def test_what_is_privileged_stands_at_its_frame(tmp_path):
     paths = [episode_path(tmp_path, number) for number in range(3)]
     for number, steps in enumerate((5, 9)):
         told = np.arange(steps + 1)[:, None] == np.array([0, 3, steps])
-        write_episode(paths[number], episode(number, steps) | {"privileged": told.astype(np.uint8)})
+        write_episode(paths[number], episode(number, steps) | {"privileged": packed(list(told))})
     replay.fill(paths[:2])
     batch = drawn(replay, 100, 6)
     number, t = np.divmod(batch.mu[..., 0].astype(int), 100)
     np.testing.assert_array_equal(batch.privileged[..., 1], t == 3)
     np.testing.assert_array_equal(batch.privileged[..., 2], t == np.array([5, 9])[number])
     assert batch.privileged.dtype == np.uint8 and drawn(filled(), 2, 6).privileged.shape == (2, 6, 0)
-    for other in ({}, {"privileged": np.zeros((6, 2), np.uint8)}):
+    for other in ({}, {"privileged": packed([np.ones(9)] * 6)}):
         write_episode(paths[2], episode(2, 5) | other)
-        with pytest.raises(UserError, match="000002.npz tells nothing privileged, which rssm.beta_privileged asks for"):
+        with pytest.raises(UserError, match="000002.npz does not tell the 3 privileged answers that rssm.beta_privileged asks for"):
             Replay(1000, 1, 1, True, privileged=3).fill(paths)
 
 

@@ -193,7 +193,7 @@ def test_mirrored_recordings_are_the_pools_left_for_right(tmp_path):
     for index in range(3):
         path = episode_path(pool / "extract" / "episodes", index)
         frames, action = rng.integers(0, 256, (6, 64, 64, 3), np.uint8), rng.uniform(-1, 1, (5, 1)).astype(np.float32)
-        told = {"health": health, "privileged": np.ones((6, 288), np.uint8)}
+        told = {"health": health, "privileged": np.ones((6, 36), np.uint8)}
         write_episode(path, read_episode(path) | {"obs": frames, "action": action} | told)
     settings = with_extract(SMOKE, episodes=2, policy="mirrored", pool=str(pool))
     run = tmp_path / "run"

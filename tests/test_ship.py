@@ -27,7 +27,8 @@ def run(tmp_path):
     (path / "vae").mkdir(parents=True)
     shutil.copyfile(shipped("vae", "doom", "weights.npz"), path / "vae" / "weights.npz")
     save_arrays(path / "encode" / "initial.npz", {"mu": np.ones(3, np.float32)}, {})
-    save_arrays(path / "rnn" / "weights.npz", {"a": np.full(3, 1 / 3, np.float32)}, {"model": "rssm"})
+    arrays = {"a": np.full(3, 1 / 3, np.float32), "privileged_output/bias": np.ones(2, np.float32)}
+    save_arrays(path / "rnn" / "weights.npz", arrays, {"model": "rssm"})
     save_arrays(path / "controller" / "best.npz", {"params": np.ones(3, np.float32)}, {"made_with": {}})
     JsonlLog(path / "controller" / "log.jsonl", rows=[{"generation": 1}])
     write_json(path / "settings.json", SETTINGS.to_dict())
@@ -41,7 +42,9 @@ def test_what_lies_elsewhere_has_v_too(run, tmp_path):
     models = model_paths("doom", target)
     assert models.vae == target / "vae" / "weights.npz" and models.rnn == target / "rnn" / "weights.npz"
     assert load_arrays(target / "controller" / "best.npz")[1]["made_with"] == fingerprints(models)
-    assert load_arrays(models.rnn)[0]["a"].dtype == np.float16 and load_settings(target / "settings.json").memory == "rssm"
+    arrays = load_arrays(models.rnn)[0]
+    assert arrays["a"].dtype == np.float16 and list(arrays) == ["a"]  # the head that nobody asks stays behind
+    assert load_settings(target / "settings.json").memory == "rssm"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from env.episodes import PRIVILEGED, frame_batches
+from env.episodes import PRIVILEGED, frame_batches, unpacked
 from env.recordings import recordings
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
@@ -62,14 +62,15 @@ def steps_per_epoch(frames: int, settings: Settings) -> int:
     return steps
 
 
-def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Batches of all epochs, from the one after `done` on, with what is privileged if V learns that; an epoch's order depends on the seed
-    and its number alone."""
-    beside = (PRIVILEGED,) if settings.vae.beta_privileged else ()
+def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: int, privileged: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
+    """Batches of all epochs, from the one after `done` on, with the `privileged` answers if V learns any; an epoch's order depends on the
+    seed and its number alone."""
+    beside = (PRIVILEGED,) if privileged else ()
     for epoch in range(done // per_epoch, settings.vae.epochs):
         rng = np.random.default_rng([settings.seed, 1, epoch])
         skip = max(0, done - epoch * per_epoch)
-        yield from frame_batches(paths, settings.vae.batch, rng, skip=skip, beside=beside)
+        for frames, *told in frame_batches(paths, settings.vae.batch, rng, skip=skip, beside=beside):
+            yield (frames, *(unpacked(bits, privileged) for bits in told))
 
 
 def make_teller(z_size: int, privileged: int) -> keras.Model:
@@ -159,7 +160,8 @@ def train_vae(run: Run, task: Task) -> None:
     keras.utils.set_random_seed(settings.seed)
     own = settings.vae
     model = ConvVAE(own.z_size, own.kl_tolerance, own.dtype, own.beta_outliers)
-    teller = make_teller(own.z_size, task.privileged) if own.beta_privileged else None
+    answers = task.privileged if own.beta_privileged else 0
+    teller = make_teller(own.z_size, answers) if answers else None
     if settings.vae.start:
         begin_with("vae", settings.vae.start, settings.task, wanted, model)
     optimizer = adam(own.learning_rate)
@@ -168,9 +170,9 @@ def train_vae(run: Run, task: Task) -> None:
     step = make_step(model, optimizer, teller, own.beta_privileged)
 
     def batches(done: int) -> Iterator[tuple]:
-        parts = (*FRAME,), *([(task.privileged,)] if teller else [])
+        parts = (FRAME, (answers,)) if answers else (FRAME,)
         signature = tuple(tf.TensorSpec((own.batch, *part), tf.uint8) for part in parts)
-        data = stream(lambda: batches_from(paths, settings, per_epoch, done), signature, ahead=16)
+        data = stream(lambda: batches_from(paths, settings, per_epoch, done, answers), signature, ahead=16)
         return with_seeds(data, settings.seed, done)
 
     log_every = min(100, max(1, steps // 10))
