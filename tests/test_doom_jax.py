@@ -19,7 +19,7 @@ from env.run.files import load_arrays, read_jsonl
 from env.run.settings import load_settings
 from env.run.training import adam
 from env.run.weights import assign_weights, model_paths, shipped
-from rnn.memory import Batch
+from rnn.memory import as_batch
 from rnn.rnn import MDNRNN, State
 from vae.vae import ConvVAE, load_vae
 
@@ -80,7 +80,7 @@ def test_ms_loss_state_and_gradients_with_deaths_and_cuts_in_mid_sequence(jax, m
     first[1, 12] = 1  # after an episode that the limit of steps cut
     first[2, 19], died[2, 18] = 1, 1
     h, c = (0.3 * rng.standard_normal((ROWS, UNITS), np.float32) for _ in range(2))
-    batch = Batch(mu, logvar, action[..., None], np.ones_like(action), died, first, died, np.array(False))
+    batch = as_batch(mu, logvar, action[..., None], first, np.ones_like(action), died)._replace(fresh=np.array(False))
     with tf.GradientTape() as tape:
         terms, carried = memory.loss_terms(batch, tf.constant(noise), (tf.constant(h), tf.constant(c)))
     theirs = tape.gradient(terms["loss"], memory.trainable_variables)
