@@ -142,8 +142,8 @@ BUGS = [
     Bug(
         "the pixel loss is a mean",
         "vae/vae.py",
-        "tf.reduce_sum(tf.square(x - y), axis=(1, 2, 3))",
-        "tf.reduce_mean(tf.square(x - y), axis=(1, 2, 3))",
+        "tf.reduce_sum(squares, axis=(1, 2, 3))",
+        "tf.reduce_mean(squares, axis=(1, 2, 3))",
         "tests/test_vae.py::test_loss_equals_numpy",
     ),
     Bug(
@@ -226,8 +226,8 @@ BUGS = [
     Bug(
         "V learns what came after the last action",
         "env/episodes.py",
-        '("obs",))["obs"][:-1]',
-        '("obs",))["obs"]',
+        'episode[key][: len(episode["obs"]) - 1]',
+        "episode[key][:]",
         "tests/test_episodes.py",
     ),
     Bug(
