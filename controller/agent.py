@@ -16,7 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from controller.policy import Policy
+from controller.told import Teacher, is_told
 from env.actions import Actions, Continuous
+from env.episodes import PRIVILEGED
 from env.rollout import Job, episode_rng
 from env.run.compute import steady_sizes
 from env.run.errors import UserError
@@ -234,6 +236,8 @@ def load_controller(path: Path, task: Task, settings: Settings) -> tuple[np.ndar
     if missing:
         raise UserError(f"weights file {path} does not say its {', '.join(missing)}: an older version made it")
     shape = {key: meta[key] for key in SHAPE} | {"latents": meta.get("latents", "sampled")}
+    if meta["features"] == PRIVILEGED:
+        shape |= {"teacher": ""}  # whose own is none, whatever a run has that it records for
     settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, **shape))
     repeat = meta.get("repeat", 1)
     if settings.world.repeat not in (1, repeat):
@@ -255,6 +259,24 @@ def check_made_with(weights: Path, now: dict[str, str]) -> None:
         raise UserError(f"{weights} learned with another {' and '.join(changed)} than it would play with: restore what lay beside it")
 
 
+def load_teacher(task: Task, settings: Settings, weights: Path) -> tuple[Teacher, np.ndarray, Settings]:
+    """The teacher in `weights`, its parameters, and the settings with its shape. It sees what is privileged as it is.
+
+    Raises:
+        UserError: as `load_controller`, or the C there sees what an agent does, or is of another size.
+    """
+    params, settings = load_controller(weights, task, settings)
+    if not is_told(settings):
+        raise UserError(f"{weights} is no teacher: it sees {settings.controller.features}, not what is privileged")
+    settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, privileged_noise=0.0))
+    settings.check_told(task.health, task.privileged)
+    teacher = Teacher(task, settings)
+    if params.shape != (teacher.policy.size,):
+        raise UserError(f"{weights} has parameters of shape {params.shape}, a teacher here has ({teacher.policy.size},): evolve another")
+    teacher.set_candidates(params[None])
+    return teacher, params, settings
+
+
 def load_agent(task: Task, settings: Settings, run: Path, weights: Path, latents: str | None = None) -> tuple[Agent, Settings]:
     """The agent of the C in `weights` on the V and M of a run, and the settings with C's shape.
 
@@ -274,6 +296,8 @@ def load_agent(task: Task, settings: Settings, run: Path, weights: Path, latents
     elif weights.resolve() == (run / "controller" / "best.npz").resolve():
         Stage(run, "controller", saved_settings(run) or settings).check_inputs()
     params, settings = load_controller(weights, task, settings)
+    if is_told(settings):
+        raise UserError(f"{weights} is a teacher, which sees what no player is told: record with it (--extract-agent), or take another")
     if latents:
         settings = dataclasses.replace(settings, controller=dataclasses.replace(settings.controller, latents=latents))
     check_made_with(weights, fingerprints(model_paths(task.name, None if on_shipped else run)))

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from env.episodes import LATENTS, read_episode
+from env.episodes import LATENTS, Episode, read_episode
 from env.run.errors import UserError
 from env.run.files import load_arrays, save_arrays
 from env.run.rundir import Run
+from env.run.settings import Settings
 from env.run.weights import model_paths
 from env.tasks import Task
 
@@ -140,8 +141,6 @@ def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray,
     Raises:
         UserError: none are encoded.
     """
-    from rnn.evaluate import follow
-
     c = run.settings.controller
     paths = sorted((run.path / "encode" / "latents").glob("*.npz"))[:EPISODES]
     if not paths or not run.stage("encode").check():
@@ -151,13 +150,22 @@ def recorded(run: Run, memory: Memory) -> Iterator[tuple[np.ndarray, np.ndarray,
         )
     for first in range(0, len(paths), LANES):
         episodes = [read_episode(path, LATENTS) for path in paths[first : first + LANES]]
-        if c.latents == "mean":
-            episodes = [episode | {"logvar": np.full_like(episode["logvar"], GONE)} for episode in episodes]
-        seen = [memory.features(state, c.features).numpy() for state, _ in follow(memory, episodes, run.settings.seed)]
-        for lane, episode in enumerate(episodes):
-            done = episode["done"]
-            steps = int(np.argmax(done)) + 1 if done.any() else len(done)  # what is recorded past an end (extract.past_done) was not earned
-            yield np.stack([part[lane] for part in seen[:steps]]), episode["reward"][:steps], bool(done.any()) and memory.foresees_end
+        for episode, seen in zip(episodes, features_of(memory, run.settings, episodes)):
+            yield seen, episode["reward"][: len(seen)], bool(episode["done"].any()) and memory.foresees_end
+
+
+def features_of(memory: Memory, settings: Settings, episodes: list[Episode]) -> Iterator[np.ndarray]:
+    """What C sees at each step of encoded episodes, float32 [T, F] each, up to their ends: what is recorded past one
+    (extract.past_done) was not earned."""
+    from rnn.evaluate import follow
+
+    if settings.controller.latents == "mean":
+        episodes = [episode | {"logvar": np.full_like(episode["logvar"], GONE)} for episode in episodes]
+    seen = [memory.features(state, settings.controller.features).numpy() for state, _ in follow(memory, episodes, settings.seed)]
+    for lane, episode in enumerate(episodes):
+        done = episode["done"]
+        steps = int(np.argmax(done)) + 1 if done.any() else len(done)
+        yield np.stack([part[lane] for part in seen[:steps]])
 
 
 def load_directions(run: Run, task: Task, start: np.ndarray) -> Directions:

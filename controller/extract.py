@@ -47,13 +47,15 @@ def make_player(task: Task, settings: Settings) -> Player:
     """The player that `extract.policy` names: a random policy, or the agent of another run, or the shipped one."""
     if settings.extract.policy != "controller":
         return random_player(settings.extract.policy, task, settings.vae.z_size)
-    from controller.agent import load_agent
+    from controller.agent import load_agent, load_controller, load_teacher
+    from controller.told import is_told
 
     other = Path(settings.extract.agent) if settings.extract.agent else None
     weights = controller_path(task.name, other or Path(), other is not None, use_shipped=other is None)
     # It may have been made to hold its actions for another time; here it is asked as often as the recordings have steps.
     asked = replace(settings, world=replace(settings.world, repeat=1))
-    agent = load_agent(task, asked, other or Path(), weights)[0]
+    shown = load_controller(weights, task, asked)[1]
+    agent = load_teacher(task, asked, weights)[0] if is_told(shown) else load_agent(task, asked, other or Path(), weights)[0]
     return Exploring(agent, task, settings.extract.explore) if settings.extract.explore else agent
 
 

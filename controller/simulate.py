@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from controller.agent import load_models, make_agent, make_policy
 from controller.policy import Policy
+from controller.told import Teacher, is_told
 from env.actions import Actions
 from env.rollout import Job, Pulse, Result, Watch, WorldLanes, Worlds, rollout, silent
 from env.run.settings import Settings
@@ -44,7 +45,8 @@ class Simulator(NamedTuple):
 
 def real_simulator(task: Task, settings: Settings, run: Path | None, watch: Watch | None = None) -> Simulator:
     """Plays in the real world with V and M by `model_paths`."""
-    agent, curiosity = make_agent(task, settings, *load_models(task, settings, run)), settings.controller.curiosity
+    curiosity = settings.controller.curiosity
+    agent = Teacher(task, settings) if is_told(settings) else make_agent(task, settings, *load_models(task, settings, run))
     bonus = (lambda: curiosity * agent.surprise()) if curiosity else None
     lanes = WorldLanes(Worlds.of(task, settings.world), agent, watch=watch, bonus=bonus)
 

@@ -107,7 +107,7 @@ class Evolution:
         latest = self.checkpoints.latest()
         if latest is None:
             warn_of_other_eyes(run)
-        start = None if latest or directions else first_mean(self.settings, size)
+        start = None if latest or directions else beginning(run, size)
         self.es = ES(directions.size if directions else size, c.population, c.sigma, c.l2, self.settings.evolution_seed, start)
         if latest:
             self.es.restore(latest.arrays)
@@ -204,6 +204,13 @@ class Evolution:
             self.checkpoints.save(self.generation, self.es.arrays())
 
 
+def beginning(run: Run, size: int) -> np.ndarray | None:
+    """The C that evolution begins with, float32 [size]: what a teacher showed (controller/imitate.py), or `first_mean`."""
+    if run.settings.controller.teacher:
+        return load_arrays(run.path / "controller" / "imitated.npz")[0]["params"]
+    return first_mean(run.settings, size)
+
+
 def first_mean(settings: Settings, size: int) -> np.ndarray | None:
     """The C that evolution begins with, float32 [size]; None for zeros.
 
@@ -230,7 +237,7 @@ def searched(run: Run, task: Task, size: int) -> Directions | None:
         return None
     from controller.directions import load_directions
 
-    start = first_mean(run.settings, size)
+    start = beginning(run, size)
     assert start is not None  # Settings.check
     return load_directions(run, task, start)
 
@@ -325,17 +332,22 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     take_device(ranks, settings.controller.device)
     from controller.simulate import make_simulator
 
-    simulate = make_simulator(task, settings, path)
     c = settings.controller
     if run:
         run.stage("controller").start()
+    if c.teacher:
+        from controller.imitate import imitate
+
+        imitate(ranks, run, task, path, settings)
+    simulate = make_simulator(task, settings, path)
+    if run:
         where = "the real world" if c.world == "real" else f"dreams at temperature {c.temperature:g}"
         what = f"{c.population} x {c.episodes} episodes a generation in {where}"
         print(f"controller: {what}, on {ranks.size} ranks, M of {models.rnn}", flush=True)
     evolution = ranks.on_first(lambda: Evolution(run, simulate.size, searched(run, task, simulate.size)) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     # A C to begin with is kept until evolution has found a better one, by the same episodes.
-    begun = score_mean(ranks, simulate, evolution, settings) if c.start and not generation else {}
+    begun = score_mean(ranks, simulate, evolution, settings) if (c.start or c.teacher) and not generation else {}
     while generation < c.generations:
         started = time.monotonic()
         asked = evolution.es.ask() if evolution else None

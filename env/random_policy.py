@@ -131,6 +131,7 @@ class Exploring:
 
     def __init__(self, player: ToldPlayer, task: Task, share: float) -> None:
         self.slots, self._player, self._task, self._share = player.slots, player, task, share
+        self.sees_privileged = getattr(player, "sees_privileged", False)
         self._rngs: dict[int, np.random.Generator] = {}
         self._begins = np.zeros(player.slots)  # the probability at each step that it does something else from now on
         self._left = np.zeros(player.slots, np.int64)  # steps for which it still does

@@ -58,6 +58,7 @@ class Purpose(IntEnum):
     EVALUATION = 3
     PICTURES = 4
     PLAY = 5
+    TEACHING = 6
 
 
 # How many numbers follow the purpose: a recording's second one counts further attempts, from 1.
@@ -68,6 +69,7 @@ _NUMBERS = {
     Purpose.EVALUATION: (1,),
     Purpose.PICTURES: (1,),
     Purpose.PLAY: (1,),
+    Purpose.TEACHING: (2,),
 }
 
 
@@ -141,7 +143,8 @@ def rollout(lanes: Lanes, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterato
 
 
 class Player(Protocol):
-    """Whoever acts in `slots` worlds at once."""
+    """Whoever acts in `slots` worlds at once. One that has the attribute `sees_privileged`, and has it true, is shown at each step what
+    is privileged, uint8 [slots, K], in the place of frames: a teacher."""
 
     slots: int
 
@@ -234,19 +237,29 @@ class _Slot:
         self.score, self.length = 0.0, 0
         self.rows: list[tuple] = []
         self.frame, info = world.reset(seed=job.seed)
-        self.beside = [(info.get(HEALTH), info.get(PRIVILEGED))]
+        self.told = info.get(PRIVILEGED)
+        self.beside = [(info.get(HEALTH), self.told)]
 
     def step(self, action: np.ndarray, past_done: bool) -> bool:
         """Take the action; returns whether the episode is over."""
         asked = action.copy() if self.record else action  # a world may change what it is given
         frame, reward, terminated, truncated, info = self.world.step(action)
+        self.told = info.get(PRIVILEGED)
         if self.record:
             self.rows.append((self.frame, asked, reward, terminated))
-            self.beside.append((info.get(HEALTH), info.get(PRIVILEGED)))
+            self.beside.append((info.get(HEALTH), self.told))
         self.frame = frame
         self.score += float(reward)
         self.length += 1
         return truncated or (terminated and not past_done)
+
+    def shown(self, privileged: bool) -> np.ndarray:
+        """What the player sees now."""
+        if not privileged:
+            return self.frame
+        if self.told is None:
+            raise UserError("the world does not tell at each step what is privileged, which this player sees: take another player")
+        return self.told
 
     def moment(self, action: np.ndarray | None) -> Moment:
         return Moment(self.world, self.frame, action, self.length, self.score)
@@ -295,6 +308,7 @@ class WorldLanes:
         self._record, self._past_done, self._watch, self._bonus = record, past_done, watch, bonus
         self._slots: dict[int, _Slot] = {}
         self._seen: np.ndarray | None = None
+        self._told = bool(getattr(player, "sees_privileged", False))
 
     def open(self, jobs: int) -> None:
         self._slots.clear()  # of a rollout that was left in the middle
@@ -304,10 +318,14 @@ class WorldLanes:
 
     def begin(self, lane: int, job: Job) -> None:
         self._player.begin(lane, job)
+        world = self._worlds[lane].unwrapped
+        if getattr(world, "tells_undrawn", False):  # to draw what nobody sees is half of such a world's time
+            world.draws = not self._told or self._record or self._watch is not None  # type: ignore[attr-defined]
         slot = self._slots[lane] = _Slot(self._worlds[lane], job, self._record)
+        shown = slot.shown(self._told)
         if self._seen is None:
-            self._seen = np.zeros((self._player.slots, *slot.frame.shape), slot.frame.dtype)
-        self._seen[lane] = slot.frame
+            self._seen = np.zeros((self._player.slots, *shown.shape), shown.dtype)
+        self._seen[lane] = shown
 
     def busy(self) -> bool:
         return bool(self._slots)
@@ -324,7 +342,7 @@ class WorldLanes:
             except Exception as error:
                 error.add_note(f"in the episode of candidate {slot.job.candidate}, seed {slot.job.seed}")
                 raise
-            self._seen[number] = slot.frame
+            self._seen[number] = slot.shown(self._told)
             if over:
                 if self._watch:
                     self._watch(slot.moment(None))

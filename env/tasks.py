@@ -61,6 +61,7 @@ class Task:
         health: whether the world's `info` tells the agent's "health" at each step, and at the start: from 1 to 0.
         privileged: of how many yes-or-no questions the world's `info` tells the answers, as "privileged", uint8 [privileged] of 0 and 1, at
             each step and at the start: what M may learn to tell from frames (rssm.beta_privileged), and what no player sees.
+        privileged_marks: how many of them in a row ask of one number whether it is above so many marks, an equal step apart.
         keys: keyboard key -> the action that it stands for when a person plays.
         frame_rate: frames a second when a person plays.
         mirror: by what each number of an action is multiplied where the game is seen left for right, such as -1 for steering; empty, if
@@ -80,6 +81,7 @@ class Task:
     step_reward: float = 0.0
     health: bool = False
     privileged: int = 0
+    privileged_marks: int = 1
     keys: tuple[tuple[str, tuple[float, ...]], ...] = ()
     frame_rate: int = 30
     opening: int = 0
@@ -250,6 +252,8 @@ CARRACING = Task(
     keys=(("left", (-1.0, 0.0, 0.0)), ("right", (1.0, 0.0, 0.0)), ("up", (0.0, 1.0, 0.0)), ("down", (0.0, 0.0, 0.8))),
     frame_rate=50,
     opening=60,
+    privileged=135,  # env/worlds/carracing.py, situation
+    privileged_marks=15,
     frame_bytes=900,
     scales={"smoke": smoke(_CARRACING_PAPER, 100), "day": _CARRACING_DAY, "paper": _CARRACING_PAPER},
 )
@@ -350,6 +354,8 @@ def _checked(task: Task) -> Task:
     for key, action in task.keys:
         if len(action) != task.actions.size:
             raise UserError(f"{task.file}: key {key} stands for {len(action)} numbers, an action is {task.actions.size}")
+    if task.privileged % task.privileged_marks:
+        raise UserError(f"{task.file}: privileged is {task.privileged}, which is no multiple of privileged_marks, {task.privileged_marks}")
     if task.mirror and (isinstance(task.actions, Discrete) or len(task.mirror) != task.actions.size):
         raise UserError(f"{task.file}: mirror has {len(task.mirror)} numbers, it needs one for each of {task.actions.size} continuous ones")
     if set(task.scales) != set(SCALES):

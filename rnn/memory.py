@@ -139,7 +139,8 @@ def _make_mdnrnn(task: Task, settings: Settings, dtype: str) -> Memory:
     from rnn.rnn import MDNRNN
 
     rnn, reward = settings.rnn, task.step_reward * settings.world.repeat
-    return MDNRNN(settings.vae.z_size, task.actions.size, rnn.units, rnn.mixtures, rnn.restart, rnn.restart_weight, reward, dtype)
+    sizes = settings.vae.z_size, task.actions.size, rnn.units, rnn.mixtures
+    return MDNRNN(*sizes, rnn.restart, rnn.restart_weight, reward, dtype, task.privileged, rnn.beta_privileged)
 
 
 def _make_rssm(task: Task, settings: Settings, dtype: str) -> Memory:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from env.episodes import PRIVILEGED
 from rnn.lstm import LSTM, product
 from rnn.mdn import log_prob, sample
 from rnn.memory import Batch, Imagined
@@ -50,6 +51,8 @@ class MDNRNN(keras.Model):
         step_reward: the reward of each imagined step. The paper's M predicts none, but where the world pays for each step
             lived and for nothing else, it is known.
         dtype: "float32", or "mixed_bfloat16" to compute matrix products in bfloat16 with float32 weights and states.
+        privileged, beta_privileged: of how many yes-or-no questions the world tells the answers in training (Batch.privileged), and the
+            weight of the loss, summed over them, by which a linear function of z and h learns to tell them; where it is 0, none does.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class MDNRNN(keras.Model):
         restart_weight: float = 10.0,
         step_reward: float = 0.0,
         dtype: str = "float32",
+        privileged: int = 0,
+        beta_privileged: float = 0.0,
     ) -> None:
         super().__init__(name="mdn_rnn")
         self.z_size, self.action_size, self.units, self.mixtures = z_size, action_size, units, mixtures
@@ -71,6 +76,11 @@ class MDNRNN(keras.Model):
         # The bias, too, as TF1 does where no initialiser is named.
         self.output_layer = keras.layers.Dense(outputs, name="output", bias_initializer="glorot_uniform", dtype=dtype)
         self.output_layer.build((None, units))
+        # What it tells nobody asks: it is there so that z and h hold it as a linear C can use it.
+        self.beta_privileged, told = beta_privileged, privileged if beta_privileged else 0
+        self.teller = keras.layers.Dense(told, name=PRIVILEGED, dtype="float32") if told else None
+        if self.teller:
+            self.teller.build((None, z_size + units))
         self.built = True
 
         # It takes z as the world gives it; only what it invents is drawn.
@@ -171,7 +181,8 @@ class MDNRNN(keras.Model):
             carried: h and c [B, units] before the first frame; None for zeros.
 
         Returns:
-            "loss", and for an M with restart its parts "z" and "restart", as scalars; and h and c after the last step.
+            "loss", and, where it has more than one, its parts "z", "restart" for an M with restart, and "privileged", summed over its
+            questions, for one that learns that from a batch that has it, as scalars; and h and c after the last step.
         """
         z = _sampled(batch, noise)
         first = tf.cast(batch.first, tf.float32)
@@ -179,15 +190,23 @@ class MDNRNN(keras.Model):
         x = self._input(z, tf.cast(batch.action, tf.float32), first[..., None])
         every_h, carried = self.lstm(x[:, :-1], h, c, first[:, :-1])
         output, logit = self._outputs(every_h)
-        z_loss = -tf.reduce_mean(log_prob(output, self.mixtures, z[:, 1:]))
-        if logit is None:
-            return {"loss": z_loss}, carried
-        target = first[:, 1:]
-        weight = 1.0 + (self.restart_weight - 1.0) * target
-        # An episode that a limit of steps cut did not end by a death, and nothing says whether it would have.
-        weight *= 1.0 - target * (1.0 - tf.cast(batch.done, tf.float32)[:, :-1])
-        restart_loss = tf.reduce_mean(weight * tf.nn.sigmoid_cross_entropy_with_logits(target, logit))
-        return {"loss": z_loss + restart_loss, "z": z_loss, "restart": restart_loss}, carried
+        terms = {"z": -tf.reduce_mean(log_prob(output, self.mixtures, z[:, 1:]))}
+        loss = terms["z"]
+        if logit is not None:
+            target = first[:, 1:]
+            weight = 1.0 + (self.restart_weight - 1.0) * target
+            # An episode that a limit of steps cut did not end by a death, and nothing says whether it would have.
+            weight *= 1.0 - target * (1.0 - tf.cast(batch.done, tf.float32)[:, :-1])
+            terms["restart"] = tf.reduce_mean(weight * tf.nn.sigmoid_cross_entropy_with_logits(target, logit))
+            loss += terms["restart"]
+        if self.teller and batch.privileged.shape[-1]:
+            # What C sees of a frame: its z, and the h after all that came before it.
+            seen = tf.concat([z[:, 1:], tf.cast(every_h, tf.float32) * (1.0 - first[:, 1:, None])], axis=-1)
+            answers = tf.cast(batch.privileged[:, 1:], tf.float32)
+            told = tf.nn.sigmoid_cross_entropy_with_logits(answers, self.teller(seen))
+            terms[PRIVILEGED] = tf.reduce_mean(tf.reduce_sum(told, axis=-1))
+            loss += self.beta_privileged * terms[PRIVILEGED]
+        return {"loss": loss, **(terms if len(terms) > 1 else {})}, carried
 
     def follow(self, batch: Batch, noise: tf.Tensor) -> State:
         """M's states at the batch's frames, [B, T, ...], without gradient; see Memory.follow."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from env.episodes import Episode, episode_path, read_episode
+from env.episodes import PRIVILEGED, Episode, episode_path, read_episode, unpacked
 from env.run.errors import UserError
 from env.run.files import read_jsonl
 from env.run.rundir import Run
@@ -59,42 +59,59 @@ def _all_of(run: Run, lengths: dict[int, int]) -> Episodes:
     return Episodes([episode_path(folder, i) for i in sorted(lengths)], np.array([lengths[i] for i in sorted(lengths)]))
 
 
-def batches(episodes: Episodes, settings: Settings, done: int) -> Iterator[Batch]:
-    """The batches of all training steps after `done`; a step's batch depends on the seed and its number alone."""
+def batches(episodes: Episodes, settings: Settings, done: int, privileged: int = 0) -> Iterator[Batch]:
+    """The batches of all training steps after `done`, with the `privileged` answers if M learns any; a step's batch depends on the seed and
+    its number alone."""
     if settings.rnn.sequences == "episodes":
         for step in range(done, settings.rnn.steps):
-            yield episodes_batch(episodes, settings, step)
+            yield episodes_batch(episodes, settings, step, privileged)
         return
     per_epoch = int(episodes.lengths.sum()) // (settings.rnn.batch * settings.rnn.window)
     epoch, step = divmod(done, per_epoch)
     while True:
         rng = np.random.default_rng([settings.seed, 2, epoch])
-        yield from stream_batches(episodes, settings.rnn.batch, settings.rnn.window, rng, step)
+        yield from stream_batches(episodes, settings.rnn.batch, settings.rnn.window, rng, step, privileged)
         epoch, step = epoch + 1, 0
 
 
-def episodes_batch(episodes: Episodes, settings: Settings, step: int) -> Batch:
+def episodes_batch(episodes: Episodes, settings: Settings, step: int, privileged: int = 0) -> Batch:
     """Different episodes drawn at random, cut to the window from a random start (original carracing/rnn_train.py)."""
     rng = np.random.default_rng([settings.seed, 2, step])
     sequences, firsts = [], []
     for choice in rng.choice(len(episodes.paths), settings.rnn.batch, replace=False):
-        episode = _learned(episodes.paths[choice])
+        episode = _learned(episodes.paths[choice], privileged)
         length = settings.rnn.window or len(episode["mu"])
         start = rng.integers(0, len(episode["mu"]) - length + 1)
-        sequences.append([episode[key][start : start + length] for key in KEYS])
+        sequences.append([array[start : start + length] for array in episode.values()])
         firsts.append(np.arange(start, start + length) == 0)
-    mu, logvar, action, reward, done = (np.stack(parts) for parts in zip(*sequences))
-    done = done.astype(np.float32)
-    return as_batch(mu, logvar, action, np.stack(firsts).astype(np.float32), reward, done)
+    return _batch((*zip(*sequences), firsts))
 
 
-def _learned(path: Path) -> Episode:
-    """The arrays KEYS of an episode, each without what came after the last action: the paper's M is not told of it."""
-    episode = read_episode(path, KEYS)
-    return {key: array[: len(episode["action"])] for key, array in episode.items()}
+def _batch(parts: Iterable[Sequence[np.ndarray]]) -> Batch:
+    """Rows of the arrays KEYS, of the privileged answers, and of whether a frame is its episode's first -> a batch of them."""
+    mu, logvar, action, reward, done, answers, first = map(np.stack, parts)
+    batch = as_batch(mu, logvar, action, first.astype(np.float32), reward, done.astype(np.float32))
+    return batch._replace(privileged=answers)
 
 
-def stream_batches(episodes: Episodes, rows: int, window: int, rng: np.random.Generator, skip: int = 0) -> Iterator[Batch]:
+def _learned(path: Path, privileged: int) -> Episode:
+    """The arrays KEYS of an episode, and the `privileged` answers of each frame, uint8 [T, privileged], each without what came after the
+    last action: the paper's M is not told of it.
+
+    Raises:
+        UserError: the episode tells of other questions.
+    """
+    episode = read_episode(path, (*KEYS, PRIVILEGED) if privileged else KEYS)
+    steps = len(episode["action"])
+    bits = episode[PRIVILEGED] if privileged else np.empty((steps, 0), np.uint8)
+    if bits.shape[1] != -(-privileged // 8):
+        raise UserError(f"{path} does not tell the {privileged} privileged answers that beta_privileged asks for: record anew")
+    return {key: episode[key][:steps] for key in KEYS} | {PRIVILEGED: unpacked(bits[:steps], privileged)}
+
+
+def stream_batches(
+    episodes: Episodes, rows: int, window: int, rng: np.random.Generator, skip: int = 0, privileged: int = 0
+) -> Iterator[Batch]:
     """One epoch: all episodes, shuffled and joined into one stream, cut into `rows` equal parts that are read side by side,
     a window at a time (original doomrnn/rnn_train.py, create_batches). What does not fill the last windows is left out.
 
@@ -103,20 +120,20 @@ def stream_batches(episodes: Episodes, rows: int, window: int, rng: np.random.Ge
         rows, window: a batch is [rows, window].
         rng: decides the order.
         skip: batches at the start to leave out.
+        privileged: how many answers come with each frame.
     """
     order = rng.permutation(len(episodes.paths))
     paths, lengths = [episodes.paths[i] for i in order], episodes.lengths[order]
     count = int(lengths.sum()) // (rows * window)
-    parts = [_frames_from(paths, lengths, (row * count + skip) * window, window) for row in range(rows)]
+    parts = [_frames_from(paths, lengths, (row * count + skip) * window, window, privileged) for row in range(rows)]
     for number in range(skip, count):
-        mu, logvar, action, reward, done, restart = (np.stack(arrays) for arrays in zip(*(next(part) for part in parts)))
-        done = done.astype(np.float32)
-        yield as_batch(mu, logvar, action, restart, reward, done)._replace(fresh=np.array(number == 0))
+        yield _batch(zip(*(next(part) for part in parts)))._replace(fresh=np.array(number == 0))
 
 
-def _frames_from(paths: list[Path], lengths: np.ndarray, start: int, window: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Windows of the joined stream from frame `start` on: the arrays KEYS, and restart. Holds two episodes at most, unless a
-    window is longer."""
+def _frames_from(
+    paths: list[Path], lengths: np.ndarray, start: int, window: int, privileged: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Windows of the joined stream from frame `start` on: what `_batch` takes. Holds two episodes at most, unless a window is longer."""
     ends = np.cumsum(lengths)
     number = int(np.searchsorted(ends, start, side="right"))
     offset = start - int(ends[number] - lengths[number])
@@ -125,11 +142,11 @@ def _frames_from(paths: list[Path], lengths: np.ndarray, start: int, window: int
         while sum(len(arrays[0]) for arrays in held) < window:
             if number == len(paths):
                 return
-            episode = _learned(paths[number])
+            episode = _learned(paths[number], privileged)
             if len(episode["mu"]) != lengths[number]:
                 raise UserError(f"{paths[number]} has {len(episode['mu'])} frames, its log says {lengths[number]}: record and encode anew")
-            restart = (np.arange(lengths[number]) == 0).astype(np.float32)
-            held.append(tuple(array[offset:] for array in (*(episode[key] for key in KEYS), restart)))
+            first = np.arange(lengths[number]) == 0
+            held.append(tuple(array[offset:] for array in (*episode.values(), first)))
             number, offset = number + 1, 0
         joined = [np.concatenate(arrays) for arrays in zip(*held)]
         yield tuple(array[:window] for array in joined)

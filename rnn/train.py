@@ -128,7 +128,7 @@ def training_batches(run: Run, task: Task, memory: Memory) -> Callable[[int], It
     """
     settings, episodes = run.settings, usable_episodes(run)
     if not KINDS[settings.memory].replayed:
-        return lambda done: batches(episodes, settings, done)
+        return lambda done: batches(episodes, settings, done, told(task, settings))
     rssm = settings.rssm
     capacity = min(rssm.capacity, int((episodes.lengths + 1).sum()))
     replay = make_replay(capacity, task, settings, memory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from PIL import Image
 import env.worlds.carracing as carracing
 from env.rollout import Worlds, make_world
 from env.run.settings import World
-from env.worlds.carracing import CarRacing, process
+from env.tasks import get_task
+from env.worlds.carracing import MARKS, PRIVILEGED, SPEED, TILES, CarRacing, process, situation
 from env.worlds.drawing import ExactPainter
 from env.worlds.frames import process_as_original
 from tests.benches.drawing import drive
@@ -46,6 +49,45 @@ def test_passes_gymnasiums_checker(render):
 def test_registered_with_the_papers_step_limit():
     assert gymnasium.spec("WorldModels/CarRacing-v0").max_episode_steps == 1000
     assert carracing.CarRacing().lap_complete_percent == 1.0
+
+
+def test_what_is_privileged_says_where_the_road_goes_and_how_the_car_moves():
+    """A road along x = 1.2 that goes to the right after five tiles, and a car at the origin that looks along y."""
+    middles = np.array([complex(1.2 + max(0, 3.5 * (tile - 5)), 3.5 * tile) for tile in range(12)])
+
+    def counts(turned=0.0, velocity=(0.0, 0.0), turning=0.0, moved=0j):
+        """Of a car that is at `moved`, and all of it turned to the left by `turned`: how many marks each number is above."""
+        rotated = np.exp(1j * turned)
+        at, going = (complex(*pair) * rotated for pair in ((moved.real, moved.imag), velocity))
+        hull = SimpleNamespace(angle=turned, position=(at.real, at.imag), linearVelocity=(going.real, going.imag), angularVelocity=turning)
+        bits = situation(hull, middles * rotated)
+        assert bits.dtype == np.uint8 and bits.shape == (PRIVILEGED,) and set(np.unique(bits)) <= {0, 1}
+        rows = bits.reshape(-1, MARKS)
+        assert (np.diff(rows.astype(int)) <= 0).all()  # above a mark is above all lower ones
+        return rows.sum(axis=1).tolist()
+
+    still, middle = counts(), MARKS // 2
+    # 1.2 units in steps of 1, 1.5 and 2; then 4.7 in steps of 2.5, 11.7 of 3, 18.7 of 4.
+    assert still == [middle + 2, middle + 1, middle + 1, middle + 2, middle + 4, middle + 5, middle, middle, 0]
+    assert counts(turned=0.6) == still and counts(turned=-2.5) == still
+    moving = counts(velocity=(2.0, 3.5 * SPEED), turning=-0.3)
+    assert moving[:6] == still[:6] and moving[6:] == [middle + 2, middle - 1, 3]
+    assert counts(moved=5 + 0j)[0] == middle - 3 and counts(moved=100 + 0j)[0] == 0 and counts(moved=-100 + 0j)[0] == MARKS
+    assert counts(moved=7j)[0] == still[0]  # two tiles further on; the road comes round again
+    assert get_task("carracing").privileged == PRIVILEGED == MARKS * (len(TILES) + 3)
+
+
+def test_the_world_tells_it_at_each_step_drawn_or_not():
+    world = CarRacing()
+    _, info = world.reset(seed=3)
+    told = [info["privileged"]]
+    for step in range(30):
+        world.draws = step != 20
+        info = world.step(np.array([0.0, 1.0, 0.0]))[4]
+        told.append(info["privileged"])
+    speeds = [marks.reshape(-1, MARKS)[-1].sum() for marks in told]
+    assert speeds[0] == 0 and speeds[-1] == int(np.hypot(*world.car.hull.linearVelocity) / SPEED) > 0
+    assert (np.diff(speeds) >= 0).all()
 
 
 @pytest.mark.parametrize("action", [[np.nan, 0, 0], [0, np.inf, 0], [0, 0], [[0, 0, 0]], 0.0])

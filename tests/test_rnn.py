@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from env.run.errors import UserError
-from env.run.weights import save_weights
+from env.run.files import load_arrays
+from env.run.weights import assign_weights, save_weights
 from env.tasks import get_task
 from rnn.lstm import LSTM
 from rnn.mdn import log_prob, mixture, sample
@@ -242,6 +243,34 @@ def test_the_loss_of_death_against_numpy(mortal):
     assert float(terms["loss"]) == pytest.approx(np.mean(z_losses) + np.mean(restart_losses), abs=1e-5)
     np.testing.assert_allclose(carried[0], h, atol=1e-6)
     np.testing.assert_allclose(carried[1], c, atol=1e-6)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_is_privileged_is_a_linear_function_of_what_c_sees(restart, tmp_path):
+    """Of each frame's z and the h before it, and h is 0 at an episode's first frame; nothing of the batch's first frame, whose h is not
+    known."""
+    told = np.random.default_rng(5).integers(0, 2, (2, 6, 3)).astype(np.uint8)
+    plain, keen = (MDNRNN(4, 1, 8, 2, restart=restart, privileged=3, beta_privileged=beta) for beta in (0.0, 0.5))
+    assert len(keen.weights) == len(plain.weights) + 2  # without a weight for it M has no head for it
+    batch = as_batch(random(2, 6, 4), random(2, 6, 4, seed=1), random(2, 6, 1, seed=2), done=np.zeros((2, 6), np.float32))
+    first = np.zeros((2, 6), np.float32)
+    first[1, 3] = 1
+    batch, noise = batch._replace(first=first), random(2, 6, 4, seed=3)
+    without = keen.loss_terms(batch, noise)[0]  # as scored: nobody tells
+    terms = keen.loss_terms(batch._replace(privileged=told), noise)[0]
+    assert "privileged" not in without and "privileged" not in plain.loss_terms(batch._replace(privileged=told), noise)[0]
+    states = keen.follow(batch, noise)
+    logits = (tf.concat([states.z, states.h], axis=-1) @ keen.teller.kernel + keen.teller.bias).numpy()
+    expected = np.where(told == 1, np.logaddexp(0, -logits), np.logaddexp(0, logits))[:, 1:].sum(-1).mean()
+    assert float(terms["privileged"]) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(without["loss"]) + 0.5 * expected, rel=1e-5)
+    with tf.GradientTape() as tape:
+        loss = keen.loss_terms(batch._replace(privileged=told), noise)[0]["privileged"]
+    assert np.abs(tape.gradient(loss, keen.lstm.trainable_variables[0])).max() > 0
+
+    save_weights(tmp_path / "plain.npz", plain, {})
+    assign_weights(tmp_path / "plain.npz", load_arrays(tmp_path / "plain.npz")[0], keen, new="privileged")
+    np.testing.assert_array_equal(keen.output_layer.kernel, plain.output_layer.kernel)
 
 
 def test_what_was_before_a_restart_is_forgotten(mortal):

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from env.episodes import episode_path, write_episode
+from env.episodes import LATENTS, episode_path, packed, read_episode, write_episode
 from env.run.errors import UserError
 from rnn.sequences import Episodes, batches, stream_batches
 
@@ -73,6 +73,26 @@ def test_epochs_differ_in_order(episodes, tiny):
     parts = [next(source) for _ in range(8)]
     assert not np.array_equal(joined([p.mu for p in parts[:4]]), joined([p.mu for p in parts[4:]]))
     assert [bool(p.fresh) for p in parts] == [True, False, False, False] * 2
+
+
+@pytest.mark.parametrize("sequences", ["stream", "episodes"])
+def test_what_is_privileged_comes_with_its_frame(episodes, sequences, tiny):
+    """Frame t of episode e answers t > 2, e > 3, and no for the rest of nine."""
+    for number, path in enumerate(episodes.paths):
+        t = np.arange(episodes.lengths[number] + 1)
+        told = np.stack([t > 2, np.full(len(t), number > 3), *np.zeros((7, len(t)), bool)], axis=1)
+        write_episode(path, read_episode(path, LATENTS) | {"privileged": packed(list(told))})
+    settings = dataclasses.replace(tiny, rnn=dataclasses.replace(tiny.rnn, sequences=sequences, batch=3, window=5))
+    plain, batch = next(batches(episodes, settings, 0)), next(batches(episodes, settings, 0, privileged=9))
+    for a, b in zip(plain._replace(privileged=0), batch._replace(privileged=0)):
+        np.testing.assert_array_equal(a, b)
+    assert plain.privileged.shape == (3, 5, 0) and batch.privileged.shape == (3, 5, 9) and batch.privileged.dtype == np.uint8
+    mu = batch.mu[..., 0].astype(int)
+    np.testing.assert_array_equal(batch.privileged[..., 0], mu % 100 > 2)
+    np.testing.assert_array_equal(batch.privileged[..., 1], mu // 100 > 3)
+    assert not batch.privileged[..., 2:].any()
+    with pytest.raises(UserError, match="does not tell the 17 privileged answers that beta_privileged asks for: record anew"):
+        next(batches(episodes, settings, 0, privileged=17))
 
 
 def test_a_file_of_another_length_than_logged_is_named(episodes):

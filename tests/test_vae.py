@@ -78,9 +78,11 @@ def test_outliers_weigh_more_than_their_squares(frames):
     assert "outliers" not in before
 
 
-def test_v_learns_what_it_is_told_of_frames(frames):
+@pytest.mark.parametrize("hidden", [0, 512])
+def test_v_learns_what_it_is_told_of_frames(frames, hidden):
     keras.utils.set_random_seed(1)
-    vae, teller = ConvVAE(4), make_teller(4, 2)
+    vae, teller = ConvVAE(4), make_teller(4, 2, hidden)
+    assert len(teller.layers) == 1 + bool(hidden)
     told = np.array([[0, 1], [1, 1], [1, 0]], np.uint8)
     optimizer = keras.optimizers.Adam(1e-3)
     optimizer.build(vae.trainable_variables + teller.trainable_variables)

@@ -73,13 +73,13 @@ def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: in
             yield (frames, *(unpacked(bits, privileged) for bits in told))
 
 
-def make_teller(z_size: int, privileged: int) -> keras.Model:
-    """What is to tell from V's z what a world tells in training alone: z -> the logits of `privileged` answers. It is there so that z has
-    to hold them; nobody asks it later."""
+def make_teller(z_size: int, privileged: int, hidden: int) -> keras.Model:
+    """What is to tell from V's z what a world tells in training alone: z -> the logits of `privileged` answers, with a layer of so many
+    `hidden` units between them, or none. It is there so that z has to hold them; nobody asks it later."""
     import keras
 
-    hidden = keras.layers.Dense(512, activation="silu", name="teller_dense")
-    return keras.Sequential([keras.Input((z_size,)), hidden, keras.layers.Dense(privileged, name="teller_output")])
+    layers = [keras.layers.Dense(hidden, activation="silu", name="teller_dense")] if hidden else []
+    return keras.Sequential([keras.Input((z_size,)), *layers, keras.layers.Dense(privileged, name="teller_output")])
 
 
 def make_step(
@@ -161,7 +161,7 @@ def train_vae(run: Run, task: Task) -> None:
     own = settings.vae
     model = ConvVAE(own.z_size, own.kl_tolerance, own.dtype, own.beta_outliers)
     answers = task.privileged if own.beta_privileged else 0
-    teller = make_teller(own.z_size, answers) if answers else None
+    teller = make_teller(own.z_size, answers, own.privileged_hidden) if answers else None
     if settings.vae.start:
         begin_with("vae", settings.vae.start, settings.task, wanted, model)
     optimizer = adam(own.learning_rate)

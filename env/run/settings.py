@@ -21,7 +21,10 @@ SCALES = ("smoke", "day", "paper")
 MEMORIES = ("mdnrnn", "rssm")
 TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
-EVOLUTIONS = tuple("population episodes sharing curiosity sigma l2 generations es_seed eval_every device search search_first".split())
+EVOLUTIONS = tuple(
+    "population episodes sharing curiosity sigma l2 generations es_seed eval_every device search search_first privileged_noise "
+    "teacher teacher_rounds teacher_episodes".split()
+)
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
 
@@ -100,6 +103,12 @@ class Vae:
         low=0,
         absent=0.0,
     )
+    privileged_hidden: int = setting(
+        512,
+        "units of the hidden layer of what tells that from z; 0 for none: then z has to hold it so that a linear C can tell it, too",
+        low=0,
+        absent=512,
+    )
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,13 @@ class Rnn:
     decay: float = setting(1.0, "by which factor it falls at each step", low=1e-6, high=1)
     steps: int = setting(4000, "training steps", low=1, resumable=True)
     dtype: str = setting("float32", "compute type of M's products; weights stay float32", choices=("float32", "mixed_bfloat16"))
+    beta_privileged: float = setting(
+        0.0,
+        "weight of the loss of what a world tells in training alone, such as where CarRacing's road goes: M learns so that a linear "
+        "function of z and h tells it, and so can a linear C; 0 for no such thing",
+        low=0,
+        absent=0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -200,7 +216,11 @@ class Controller:
     temperature: float = setting(0.7, "tau of dreams: 1 is M as trained, more is less predictable (paper 2.2, 4.3)", low=1e-6)
     dream_steps: int = setting(1200, "frames after which a dream is cut, of which each of M's steps stands for world.repeat", low=1)
     lanes: int = setting(128, "dreams that one process plays side by side", low=1)
-    features: str = setting("zh", "what C sees: z, zh (z and h), zc (z and c) or zch", choices=("z", "zh", "zc", "zch"))
+    features: str = setting(
+        "zh",
+        "what C sees: z, zh (z and h), zc (z and c) or zch; or, for a teacher of others, what the world tells in training alone",
+        choices=("z", "zh", "zc", "zch", "privileged"),
+    )
     latents: str = setting(
         "sampled",
         "what the agent, C and M, sees of a frame in the real world: a sample of V's posterior (original), or its mean",
@@ -250,6 +270,22 @@ class Controller:
     search_first: int = setting(
         50, "for search first_steps: how many steps those are; as many after them are told apart, too", low=1, absent=50
     )
+    privileged_noise: float = setting(
+        0.0,
+        "for features privileged: the standard deviation of noise in each number that C sees, in marks, so that it learns to do with what "
+        "others can see",
+        low=0,
+        absent=0.0,
+    )
+    teacher: str = setting(
+        "",
+        "whose C, of features privileged, shows this one what to do before evolution begins: the directory of a run; empty for nobody's",
+        absent="",
+    )
+    teacher_rounds: int = setting(
+        4, "for a teacher: how often C plays, and is shown what the teacher would have done then", low=0, absent=4
+    )
+    teacher_episodes: int = setting(64, "for a teacher: episodes that C plays each time", low=1, absent=64)
 
     @property
     def seed_groups(self) -> int:
@@ -385,8 +421,8 @@ class Settings:
 
     @property
     def learns_privileged(self) -> bool:
-        """Whether M, an RSSM, learns to tell what is privileged."""
-        return self.memory == "rssm" and self.rssm.beta_privileged > 0
+        """Whether M learns to tell what is privileged."""
+        return self.of_memory.beta_privileged > 0
 
     @property
     def dream_steps(self) -> int:
@@ -473,8 +509,10 @@ class Settings:
         if self.controller.curiosity and self.controller.world == "dream":
             raise UserError("controller.curiosity is for the real world: in its own dream nothing surprises M; take 0, or world real")
         c = self.controller
-        if c.search != "weights" and self.trainer == "cmaes" and (not c.start or c.hidden or not c.bias):
-            raise UserError(f"controller.search is {c.search}, which takes a linear C with a bias to begin with: give --controller-start")
+        if self.trainer == "cmaes" and (c.search != "weights" or c.teacher):
+            self.check_linear(c)
+        if c.features == "privileged" and (c.world != "real" or c.curiosity or self.trainer != "cmaes"):
+            raise UserError("controller.features is privileged, which the real world tells and no M: take CMA-ES, world real, no curiosity")
         if self.memory == "rssm" and self.controller.features not in ("z", "zh"):
             raise UserError(f"controller.features is {self.controller.features}, but an RSSM has no c: take z (its stochastic state) or zh")
         if self.rssm.capacity < self.rssm.window:
@@ -486,6 +524,17 @@ class Settings:
             raise UserError(f"actor_critic.capacity is {ac.capacity}: it must hold at least actor_critic.window, {ac.window} frames")
         if self.trainer == "actor_critic" and self.controller.device == "gpu":
             raise UserError("controller.device is that of CMA-ES's dreams, an actor-critic takes a GPU by itself: take cpu")
+
+    @staticmethod
+    def check_linear(c: Controller) -> None:
+        """Raise UserError when C has no start, or two, or is not linear, for what takes a linear C to begin with."""
+        if c.teacher and (c.start or c.world != "real" or c.features == "privileged"):
+            raise UserError("controller.teacher shows a C of the real world what to do: take no controller.start beside it, and world real")
+        why = f"search is {c.search}, which takes" if c.search != "weights" else "teacher is given, who shows it to"
+        if c.hidden or not c.bias:
+            raise UserError(f"controller.{why} a linear C with a bias: leave controller.hidden and controller.bias as they are")
+        if not (c.start or c.teacher):
+            raise UserError(f"controller.{why} a linear C with a bias to begin with: give --controller-start")
 
     def check_dreams(self, step_reward: float) -> None:
         """Raise UserError when these settings ask for a score in dreams, which this game's M cannot give.
@@ -509,17 +558,20 @@ class Settings:
             raise UserError("evaluate.dream_episodes is not 0, but this M dreams of no reward: there is no score in its dreams")
 
     def check_told(self, health: bool, privileged: int) -> None:
-        """Raise UserError when an RSSM, or V, would learn from what the game does not tell.
+        """Raise UserError when M or V would learn from what the game does not tell.
 
         Args:
             health, privileged: what it tells of (env/tasks.py).
         """
         if self.learns_health and not health:
             raise UserError(f"rssm.ends_from is health, but {self.task} tells of none (Task.health): take --rssm-ends-from deaths")
-        for name, beta in (("vae", self.vae.beta_privileged), ("rssm", self.rssm.beta_privileged)):
+        for name in ("vae", "rnn", "rssm"):
+            beta = getattr(self, name).beta_privileged
             if beta and not privileged:
                 what = f"{name}.beta_privileged is not 0, but {self.task} tells nothing privileged (Task.privileged)"
                 raise UserError(f"{what}: leave it at 0")
+        if (self.controller.features == "privileged" or self.controller.teacher) and not privileged:
+            raise UserError(f"a teacher sees what is privileged, but {self.task} tells nothing of that kind (Task.privileged): do without")
 
     def check_ends(self) -> None:
         """Raise UserError when an RSSM would learn its ends from recordings that go on after them."""
@@ -529,6 +581,8 @@ class Settings:
     def check_together(self) -> None:
         """Raise UserError when stages contradict each other, which a whole run would find out only hours later."""
         longest = self.world.steps()
+        if self.controller.features == "privileged":
+            raise UserError("controller.features is privileged, for which no V and M are needed: evolve it by controller/train.py alone")
         if self.extract.min_frames > self.world.max_steps:
             raise UserError(f"extract.min_frames is {self.extract.min_frames}: no episode is longer than {self.world.max_steps} frames")
         # How much is pooled is known when it is there.

@@ -122,6 +122,9 @@ class Stage:
         if self.name == "extract" and settings.extract.pool:
             return {"pool": Stage(pool_path(self._run, settings), "extract", settings).product}
         path = training_start(settings, self.name)
+        if self.name == "controller" and settings.controller.teacher:
+            teacher = start_path(settings.task, settings.controller.teacher)
+            return {"teacher": fingerprint(teacher) if teacher.exists() else None}
         if path is None:
             return {}
         start, critic = {"start": fingerprint(path) if path.exists() else None}, path.with_name(CRITIC)
