@@ -183,13 +183,17 @@ def test_flags_take_no_abbreviations():
 def test_what_a_game_does_not_tell_is_not_learned_from():
     carracing, doom = get_task("carracing"), get_task("doom")
     settings = system(carracing.scales["smoke"], "rssm", "cmaes")
-    settings.check_told(carracing.health, carracing.privileged)
+    settings.check_told(False, 0)
     for name, changes, words in (
         ("rssm", {"ends_from": "health"}, "carracing tells of none .*--rssm-ends-from deaths"),
         ("rssm", {"beta_privileged": 1.0}, "rssm.beta_privileged is not 0, but carracing tells nothing privileged"),
+        ("rnn", {"beta_privileged": 1.0}, "rnn.beta_privileged is not 0, but carracing tells nothing privileged"),
         ("vae", {"beta_privileged": 1.0}, "vae.beta_privileged is not 0, but carracing tells nothing privileged"),
+        ("controller", {"features": "privileged"}, "a teacher sees what is privileged, but carracing tells nothing of that kind"),
+        ("controller", {"teacher": "runs/t"}, "a teacher sees what is privileged, but carracing tells nothing of that kind"),
     ):
         changed = dataclasses.replace(settings, **{name: dataclasses.replace(getattr(settings, name), **changes)})
         with pytest.raises(UserError, match=words):
-            changed.check_told(carracing.health, carracing.privileged)
+            changed.check_told(False, 0)
         changed.check_told(doom.health, doom.privileged)
+    assert carracing.privileged and not carracing.health

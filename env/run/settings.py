@@ -528,13 +528,12 @@ class Settings:
     @staticmethod
     def check_linear(c: Controller) -> None:
         """Raise UserError when C has no start, or two, or is not linear, for what takes a linear C to begin with."""
+        if c.search != "weights" and (not (c.start or c.teacher) or c.hidden or not c.bias):
+            raise UserError(f"controller.search is {c.search}, which takes a linear C with a bias to begin with: give --controller-start")
+        if c.teacher and (c.hidden or not c.bias):
+            raise UserError("controller.teacher shows a linear C with a bias what to do: leave controller.hidden and controller.bias alone")
         if c.teacher and (c.start or c.world != "real" or c.features == "privileged"):
             raise UserError("controller.teacher shows a C of the real world what to do: take no controller.start beside it, and world real")
-        why = f"search is {c.search}, which takes" if c.search != "weights" else "teacher is given, who shows it to"
-        if c.hidden or not c.bias:
-            raise UserError(f"controller.{why} a linear C with a bias: leave controller.hidden and controller.bias as they are")
-        if not (c.start or c.teacher):
-            raise UserError(f"controller.{why} a linear C with a bias to begin with: give --controller-start")
 
     def check_dreams(self, step_reward: float) -> None:
         """Raise UserError when these settings ask for a score in dreams, which this game's M cannot give.
