@@ -343,7 +343,8 @@ def evolve(ranks: Ranks, task: Task, path: Path, settings: Settings) -> None:
     if run:
         where = "the real world" if c.world == "real" else f"dreams at temperature {c.temperature:g}"
         what = f"{c.population} x {c.episodes} episodes a generation in {where}"
-        print(f"controller: {what}, on {ranks.size} ranks, M of {models.rnn}", flush=True)
+        by = "by what is privileged" if c.features == "privileged" else f"M of {models.rnn}"
+        print(f"controller: {what}, on {ranks.size} ranks, {by}", flush=True)
     evolution = ranks.on_first(lambda: Evolution(run, simulate.size, searched(run, task, simulate.size)) if run else None)
     generation = int(ranks.broadcast(np.array([evolution.generation if evolution else 0]))[0])
     # A C to begin with is kept until evolution has found a better one, by the same episodes.

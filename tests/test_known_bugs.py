@@ -618,6 +618,41 @@ BUGS = [
         "left = new or None",
         f"{RSSM}what_is_privileged_is_learned_from_the_state_at_its_frame",
     ),
+    Bug(
+        "the MDN-RNN learns to tell what was to be told a frame before",
+        "rnn/rnn.py",
+        "answers = tf.cast(batch.privileged[:, 1:], tf.float32)",
+        "answers = tf.cast(batch.privileged[:, :-1], tf.float32)",
+        "tests/test_rnn.py::test_what_is_privileged_is_a_linear_function_of_what_c_sees",
+    ),
+    Bug(
+        "an episode's first frame is told from the h of the episode before it",
+        "rnn/rnn.py",
+        "tf.cast(every_h, tf.float32) * (1.0 - first[:, 1:, None])",
+        "tf.cast(every_h, tf.float32)",
+        "tests/test_rnn.py::test_what_is_privileged_is_a_linear_function_of_what_c_sees",
+    ),
+    Bug(
+        "a road that goes to the right is told of on the left",
+        "env/worlds/carracing.py",
+        "turned = cmath.exp(-1j * hull.angle)",
+        "turned = -cmath.exp(-1j * hull.angle)",
+        "tests/test_carracing.py::test_what_is_privileged_says_where_the_road_goes_and_how_the_car_moves",
+    ),
+    Bug(
+        "a teacher acts by what was told a step before",
+        "env/rollout.py",
+        "self._seen[number] = slot.shown(self._told)",
+        "self._seen[number] = self._seen[number] if self._told else slot.shown(self._told)",
+        "tests/test_told.py::test_a_teachers_episodes_are_recorded_with_their_frames",
+    ),
+    Bug(
+        "what an output beyond the action's bounds is counts as much as any",
+        "controller/imitate.py",
+        "weights = np.where((action < actions.low) | (action > actions.high), 0.0, weights)",
+        "weights = np.where((action < actions.low) & (action > actions.high), 0.0, weights)",
+        "tests/test_told.py::test_outputs_count_by_how_much_they_matter_to_the_action",
+    ),
 ]
 
 

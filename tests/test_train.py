@@ -45,7 +45,9 @@ def test_no_two_purposes_share_a_seed():
     assert len(Purpose) == len(Purpose.__members__)
     keys = [(Purpose.RECORDING, i) for i in range(40)] + [(Purpose.RECORDING, i, attempt) for i in range(20) for attempt in (1, 2)]
     keys += [(Purpose.TRAINING, *numbers) for numbers in itertools.product(range(4), repeat=3)]
-    keys += [(purpose, i) for purpose in Purpose if purpose not in (Purpose.RECORDING, Purpose.TRAINING) for i in range(40)]
+    several = (Purpose.RECORDING, Purpose.TRAINING, Purpose.TEACHING)
+    keys += [(Purpose.TEACHING, *numbers) for numbers in itertools.product(range(6), repeat=2)]
+    keys += [(purpose, i) for purpose in Purpose if purpose not in several for i in range(40)]
     seeds = [episode_seed(1, *key) for key in keys]
     assert len(set(seeds)) == len(keys)
     assert not set(seeds) & {episode_seed(2, *key) for key in keys}

@@ -235,7 +235,8 @@ def evolution(settings: Settings) -> str:
 def _otherwise(settings: Settings) -> str:
     """What an agent does otherwise than the paper's."""
     searched = ", directions searched" if settings.controller.search == "directions" else ""
-    return otherwise(settings.world.repeat, settings.controller.latents) + searched
+    shown = ", shown by a teacher" if settings.controller.teacher else ""
+    return otherwise(settings.world.repeat, settings.controller.latents) + searched + shown
 
 
 def loss_tables(evidence: Evidence) -> list[Table]:
