@@ -113,7 +113,8 @@ def _recorded(run: Path, task: Task) -> list[Path]:
 
 
 class Imitation:
-    """The rounds of a run, on all ranks. What was shown is kept in RUN/controller/shown/ROUND, so that a run that was killed goes on.
+    """The rounds of a run, on all ranks. What was shown is kept in RUN/controller/shown/ROUND: a run that was killed does not show what was
+    recorded again; what C had played by itself it plays again, to the same C.
 
     Args:
         ranks, task, path, settings: the run's.
@@ -143,8 +144,8 @@ class Imitation:
     def recorded(self) -> int:
         """Show what was recorded, as round 0; returns how many episodes that are."""
         paths, folder = _recorded(self._path, self._task), self._folder(0)
-        numbered = [(index, path) for index, path in enumerate(paths) if not episode_path(folder, index).exists()]
-        own = self._ranks.share(numbered)
+        # Shared first: what is there already changes while other ranks write.
+        own = [(index, path) for index, path in self._ranks.share(list(enumerate(paths))) if not episode_path(folder, index).exists()]
         for first in range(0, len(own), LANES):
             group = own[first : first + LANES]
             self._ranks.pulse()
