@@ -10,6 +10,7 @@ A step counts by how much its outputs matter to the action: hardly where tanh or
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,8 +114,8 @@ def _recorded(run: Path, task: Task) -> list[Path]:
 
 
 class Imitation:
-    """The rounds of a run, on all ranks. What was shown is kept in RUN/controller/shown/ROUND: a run that was killed does not show what was
-    recorded again; what C had played by itself it plays again, to the same C.
+    """The rounds of a run, on all ranks. What was shown is kept in RUN/controller/shown/ROUND until C is made: a run that was killed does
+    not show what was recorded again; what C had played by itself it plays again, to the same C.
 
     Args:
         ranks, task, path, settings: the run's.
@@ -221,3 +222,4 @@ def imitate(ranks: Ranks, run: Run | None, task: Task, path: Path, settings: Set
         params = imitation.fit(counts)
     if run:
         save_arrays(target, {"params": params}, {"task": task.name, "identity": identity, "rounds": rows})
+        shutil.rmtree(path / "controller" / "shown", ignore_errors=True)
