@@ -15,6 +15,7 @@ from controller.agent import load_models, make_agent, make_policy
 from controller.policy import Policy
 from controller.told import Teacher, is_told
 from env.actions import Actions
+from env.random_policy import Exploring
 from env.rollout import Job, Pulse, Result, Watch, WorldLanes, Worlds, rollout, silent
 from env.run.settings import Settings
 from env.run.weights import model_paths
@@ -44,11 +45,13 @@ class Simulator(NamedTuple):
 
 
 def real_simulator(task: Task, settings: Settings, run: Path | None, watch: Watch | None = None) -> Simulator:
-    """Plays in the real world with V and M by `model_paths`."""
-    curiosity = settings.controller.curiosity
+    """Plays in the real world with V and M by `model_paths`, with random actions mixed in where controller.explore says so: the same in
+    an episode, whoever plays it."""
+    c = settings.controller
     agent = Teacher(task, settings) if is_told(settings) else make_agent(task, settings, *load_models(task, settings, run))
-    bonus = (lambda: curiosity * agent.surprise()) if curiosity else None
-    lanes = WorldLanes(Worlds.of(task, settings.world), agent, watch=watch, bonus=bonus)
+    bonus = (lambda: c.curiosity * agent.surprise()) if c.curiosity else None
+    player = Exploring(agent, task, c.explore) if c.explore else agent
+    lanes = WorldLanes(Worlds.of(task, settings.world), player, watch=watch, bonus=bonus)
 
     def play(candidates: np.ndarray, jobs: Sequence[Job], pulse: Pulse = silent) -> Iterator[Result]:
         agent.set_candidates(candidates)

@@ -10,6 +10,7 @@ import pytest
 import env.worlds.carracing as carracing
 from controller.agent import load_agent, load_teacher, save_controller
 from controller.imitate import LEAST, Fit, Imitation, Shown, importance
+from controller.simulate import real_simulator
 from controller.told import Teacher, numbers, told_features
 from env.actions import Continuous, Discrete
 from env.episodes import PRIVILEGED, episode_path, unpacked, write_episode
@@ -48,6 +49,19 @@ def test_a_teacher_plays_the_same_in_any_slot_and_nothing_is_drawn(task, tiny, m
     one, three = (played(task, tiny, slots, jobs, privileged_noise=0.5) for slots in (1, 3))
     assert one == three and len({score for score, _ in one.values()}) > 1
     assert one != played(task, tiny, 1, jobs)  # without noise it does something else
+
+
+def test_what_is_done_at_random_while_c_evolves_is_the_same_for_all_who_play_the_episode(task, tiny):
+    def scores(slots, explore):
+        simulator = real_simulator(task, of_teacher(tiny, slots=slots, explore=explore), None)
+        # Twins play the same: what differs is the episode alone.
+        candidates = np.tile(np.random.default_rng(4).standard_normal(simulator.size), (2, 1))
+        jobs = [Job(i, i % 2, 10 + i // 2) for i in range(4)]
+        return {result.job.index: result.score for result in simulator.play(candidates, jobs)}
+
+    one, three = scores(1, 0.9), scores(3, 0.9)
+    assert one == three and one[0] == one[1] and one[2] == one[3]
+    assert one[0] != scores(1, 0.0)[0]
 
 
 def test_a_teachers_episodes_are_recorded_with_their_frames(task, tiny):
@@ -127,6 +141,7 @@ def test_the_fit_finds_a_linear_teacher_and_counts_what_matters():
         ({"teacher": "runs/t", "bias": False}, "shows a linear C with a bias"),
         ({"teacher": "runs/t", "features": "privileged"}, "shows a C of the real world"),
         ({"features": "privileged", "curiosity": 1.0}, "which the real world tells and no M"),
+        ({"explore": 0.1, "world": "dream"}, "in dreams leave it at 0"),
         ({"features": "privileged", "world": "dream"}, "which the real world tells and no M"),
     ],
 )

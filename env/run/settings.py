@@ -23,7 +23,7 @@ TRAINERS = ("cmaes", "actor_critic")
 # The settings of C that mean something to CMA-ES alone.
 EVOLUTIONS = tuple(
     "population episodes sharing curiosity sigma l2 generations es_seed eval_every device search search_first privileged_noise "
-    "teacher teacher_rounds teacher_episodes".split()
+    "teacher teacher_rounds teacher_episodes explore".split()
 )
 STAGES = ("extract", "vae", "encode", "rnn", "controller", "evaluate")
 
@@ -286,6 +286,14 @@ class Controller:
         4, "for a teacher: how often C plays, and is shown what the teacher would have done then", low=0, absent=4
     )
     teacher_episodes: int = setting(64, "for a teacher: episodes that C plays each time", low=1, absent=64)
+    explore: float = setting(
+        0.0,
+        "random actions that take up to this share of an episode's time while C evolves in the real world, see extract.explore: so that it "
+        "learns to come back, for instance to the road",
+        low=0,
+        high=0.95,
+        absent=0.0,
+    )
 
     @property
     def seed_groups(self) -> int:
@@ -509,6 +517,8 @@ class Settings:
         if self.controller.curiosity and self.controller.world == "dream":
             raise UserError("controller.curiosity is for the real world: in its own dream nothing surprises M; take 0, or world real")
         c = self.controller
+        if c.explore and c.world == "dream":
+            raise UserError("controller.explore mixes random actions into the real world: in dreams leave it at 0, or take world real")
         if self.trainer == "cmaes" and (c.search != "weights" or c.teacher):
             self.check_linear(c)
         if c.features == "privileged" and (c.world != "real" or c.curiosity or self.trainer != "cmaes"):
