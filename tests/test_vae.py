@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from env.run.errors import UserError
 from env.run.weights import save_weights
-from vae.train import make_step, make_teller
+from vae.train import begin_teller, make_step, make_teller
 from vae.vae import ConvVAE, load_vae
 
 
@@ -94,6 +94,19 @@ def test_v_learns_what_it_is_told_of_frames(frames, hidden):
         expected = row["reconstruction"] + row["kl"] + 10 * row["privileged"]
         assert float(row["loss"]) == pytest.approx(float(expected), rel=1e-5)
     assert not np.array_equal(vae.mu_layer.kernel, before)
+
+
+def test_a_v_that_goes_on_keeps_what_tells_what_it_holds(tmp_path, capsys):
+    learned, weights = make_teller(4, 2, 0), tmp_path / "weights.npz"
+    others = {hidden: make_teller(4, 2, hidden) for hidden in (0, 8)}
+    before = [weight.numpy() for weight in others[8].weights]
+    begin_teller(weights, others[0])  # there is none
+    save_weights(tmp_path / "teller.npz", learned, {})
+    for teller in others.values():
+        begin_teller(weights, teller)
+    for own, expected in zip(others[0].weights + others[8].weights, [*learned.weights, *before]):
+        np.testing.assert_array_equal(own, expected)
+    assert capsys.readouterr().out.count("begins with") == 1
 
 
 def test_free_bits_floor_each_frame_not_the_mean(vae):

@@ -3,7 +3,7 @@
     python vae/train.py carracing
     python vae/train.py carracing --scale day --epochs 1 --dtype mixed_bfloat16
 
-Reads RUN/extract, writes RUN/vae: weights.npz, log.jsonl, checkpoints/. The same command resumes.
+Reads RUN/extract, writes RUN/vae: weights.npz, log.jsonl, checkpoints/; with --beta-privileged teller.npz, too. The same command resumes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from env.recordings import recordings
 from env.run.command import existing, parser, resolve, run_command
 from env.run.compute import start_tensorflow
 from env.run.errors import UserError
-from env.run.files import read_jsonl
+from env.run.files import load_arrays, read_jsonl
 from env.run.rundir import Run
 from env.run.settings import Settings
-from env.run.taken import begin_with, take
-from env.run.weights import save_weights
+from env.run.taken import begin_with, source_files, take
+from env.run.weights import assign_weights, save_weights
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from vae.vae import ConvVAE
+
+TELLER = "teller.npz"  # beside V's weights
 
 
 def episode_paths(run: Run) -> list[Path]:
@@ -75,11 +77,21 @@ def batches_from(paths: list[Path], settings: Settings, per_epoch: int, done: in
 
 def make_teller(z_size: int, privileged: int, hidden: int) -> keras.Model:
     """What is to tell from V's z what a world tells in training alone: z -> the logits of `privileged` answers, with a layer of so many
-    `hidden` units between them, or none. It is there so that z has to hold them; nobody asks it later."""
+    `hidden` units between them, or none. It is there so that z has to hold them; only a V that begins with this one asks it later."""
     import keras
 
     layers = [keras.layers.Dense(hidden, activation="silu", name="teller_dense")] if hidden else []
-    return keras.Sequential([keras.Input((z_size,)), *layers, keras.layers.Dense(privileged, name="teller_output")])
+    return keras.Sequential([keras.Input((z_size,)), *layers, keras.layers.Dense(privileged, name="teller_output")], name="teller")
+
+
+def begin_teller(weights: Path, teller: keras.Model) -> None:
+    """Set a teller's weights to those of the one that learned with the V in `weights`, if there is one of this shape beside it: else V
+    would forget what it holds, to begin with, for one that knows nothing."""
+    path = weights.with_name(TELLER)
+    arrays = load_arrays(path)[0] if path.exists() else {}
+    if {name: array.shape for name, array in arrays.items()} == {v.path: tuple(v.shape) for v in teller.weights}:
+        assign_weights(path, arrays, teller)
+        print(f"vae: what tells what is privileged begins with {path}")
 
 
 def make_step(
@@ -164,6 +176,8 @@ def train_vae(run: Run, task: Task) -> None:
     teller = make_teller(own.z_size, answers, own.privileged_hidden) if answers else None
     if settings.vae.start:
         begin_with("vae", settings.vae.start, settings.task, wanted, model)
+        if teller:
+            begin_teller(source_files("vae", settings.vae.start, settings.task)[1], teller)
     optimizer = adam(own.learning_rate)
     told = teller.trainable_variables if teller else []
     optimizer.build(model.trainable_variables + told)
@@ -177,6 +191,9 @@ def train_vae(run: Run, task: Task) -> None:
 
     log_every = min(100, max(1, steps // 10))
     row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=log_every, owner=owner, carried=told)
+    (stage.dir / TELLER).unlink(missing_ok=True)  # another V's
+    if teller:
+        save_weights(stage.dir / TELLER, teller, {"model": "teller", "task": settings.task})
     save_weights(stage.dir / "weights.npz", model, vae_meta(settings, steps))
     stage.finish({"steps": steps, **row})
     print(f"vae: {steps} steps, loss {row['loss']:.2f} -> {stage.dir / 'weights.npz'}")
