@@ -151,6 +151,16 @@ def test_contradictions_are_refused_before_anything_runs(task, section, changes,
         bad.check_together()
 
 
+def test_what_is_taken_as_it_is_need_not_have_enough_to_learn_from(task):
+    paper = task.scales["paper"]
+    few = dataclasses.replace(paper, extract=dataclasses.replace(paper.extract, episodes=1, past_done=False))
+    bad = dataclasses.replace(few, vae=dataclasses.replace(few.vae, batch=2000))
+    taken = dataclasses.replace(bad, vae=dataclasses.replace(bad.vae, source="shipped"), rnn=dataclasses.replace(bad.rnn, source="shipped"))
+    with pytest.raises(UserError, match="frames at most"):
+        bad.check_together()
+    taken.check_together()
+
+
 @pytest.mark.parametrize("seed", [-1, 2**31])
 def test_seeds_are_bounded(task, seed):
     with pytest.raises(UserError, match="run.seed"):

@@ -596,14 +596,14 @@ class Settings:
             raise UserError(f"extract.min_frames is {self.extract.min_frames}: no episode is longer than {self.world.max_steps} frames")
         # How much is pooled is known when it is there.
         frames = float("inf") if self.extract.pool else self.extract.episodes * longest
-        if self.vae.batch > frames:
+        if self.vae.batch > frames and not self.vae.source:
             raise UserError(f"vae.batch is {self.vae.batch}, but there are {frames} frames at most: lower it")
         if self.memory == "rssm" or self.trainer == "actor_critic":
             self.check_ends()
             for name, window in (("rssm", self.rssm.window), ("actor_critic", self.actor_critic.window)):
                 if window > frames:
                     raise UserError(f"{name}.window is {window}, but {frames} frames are recorded at most: lower it, or record more")
-        if self.memory == "rssm":
+        if self.memory == "rssm" or self.rnn.source:  # an M that is taken as it is learns from no sequences
             return
         if self.rnn.sequences == "stream":
             if self.rnn.batch * self.rnn.window > frames:
