@@ -467,8 +467,8 @@ BUGS = [
     Bug(
         "curiosity shuns what M does not know",
         "controller/simulate.py",
-        "curiosity * agent.surprise()",
-        "-curiosity * agent.surprise()",
+        "c.curiosity * agent.surprise()",
+        "-c.curiosity * agent.surprise()",
         "tests/test_simulate.py::test_curiosity_pays_for_what_m_did_not_foresee",
     ),
     Bug(
