@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from env.run.errors import UserError
-from env.run.weights import save_weights
+from env.run.files import save_arrays
+from env.run.weights import fingerprint, save_weights
 from vae.train import begin_teller, make_step, make_teller
 from vae.vae import ConvVAE, load_vae
 
@@ -98,13 +99,16 @@ def test_v_learns_what_it_is_told_of_frames(frames, hidden):
 
 def test_a_v_that_goes_on_keeps_what_tells_what_it_holds(tmp_path, capsys):
     learned, weights = make_teller(4, 2, 0), tmp_path / "weights.npz"
-    others = {hidden: make_teller(4, 2, hidden) for hidden in (0, 8)}
-    before = [weight.numpy() for weight in others[8].weights]
-    begin_teller(weights, others[0])  # there is none
-    save_weights(tmp_path / "teller.npz", learned, {})
-    for teller in others.values():
-        begin_teller(weights, teller)
-    for own, expected in zip(others[0].weights + others[8].weights, [*learned.weights, *before]):
+    same, other, late = (make_teller(4, 2, hidden) for hidden in (0, 8, 0))
+    before = [weight.numpy() for weight in (*other.weights, *late.weights)]
+    save_arrays(weights, {"a": np.zeros(2)}, {})
+    begin_teller(weights, late)  # there is none
+    save_weights(tmp_path / "teller.npz", learned, {"vae": fingerprint(weights)})
+    begin_teller(weights, same)
+    begin_teller(weights, other)  # of another shape
+    save_arrays(weights, {"a": np.ones(2)}, {})
+    begin_teller(weights, late)  # it learned with another V
+    for own, expected in zip(same.weights + other.weights + late.weights, [*learned.weights, *before]):
         np.testing.assert_array_equal(own, expected)
     assert capsys.readouterr().out.count("begins with") == 1
 

@@ -28,7 +28,7 @@ from env.run.files import load_arrays, read_jsonl
 from env.run.rundir import Run
 from env.run.settings import Settings
 from env.run.taken import begin_with, source_files, take
-from env.run.weights import assign_weights, save_weights
+from env.run.weights import assign_weights, fingerprint, save_weights
 from env.tasks import Task
 
 if TYPE_CHECKING:
@@ -85,11 +85,12 @@ def make_teller(z_size: int, privileged: int, hidden: int) -> keras.Model:
 
 
 def begin_teller(weights: Path, teller: keras.Model) -> None:
-    """Set a teller's weights to those of the one that learned with the V in `weights`, if there is one of this shape beside it: else V
+    """Set a teller's weights to those of the one that learned with the V in `weights`, if that lies beside it and has this shape: else V
     would forget what it holds, to begin with, for one that knows nothing."""
     path = weights.with_name(TELLER)
-    arrays = load_arrays(path)[0] if path.exists() else {}
-    if {name: array.shape for name, array in arrays.items()} == {v.path: tuple(v.shape) for v in teller.weights}:
+    arrays, meta = load_arrays(path) if path.exists() else ({}, {})
+    fits = {name: array.shape for name, array in arrays.items()} == {v.path: tuple(v.shape) for v in teller.weights}
+    if fits and meta.get("vae") == fingerprint(weights):
         assign_weights(path, arrays, teller)
         print(f"vae: what tells what is privileged begins with {path}")
 
@@ -191,12 +192,12 @@ def train_vae(run: Run, task: Task) -> None:
 
     log_every = min(100, max(1, steps // 10))
     row = train(stage.dir, "vae", model, optimizer, step, batches, steps, log_every=log_every, owner=owner, carried=told)
-    (stage.dir / TELLER).unlink(missing_ok=True)  # another V's
+    weights = stage.dir / "weights.npz"
+    save_weights(weights, model, vae_meta(settings, steps))
     if teller:
-        save_weights(stage.dir / TELLER, teller, {"model": "teller", "task": settings.task})
-    save_weights(stage.dir / "weights.npz", model, vae_meta(settings, steps))
+        save_weights(stage.dir / TELLER, teller, {"model": "teller", "task": settings.task, "vae": fingerprint(weights)})
     stage.finish({"steps": steps, **row})
-    print(f"vae: {steps} steps, loss {row['loss']:.2f} -> {stage.dir / 'weights.npz'}")
+    print(f"vae: {steps} steps, loss {row['loss']:.2f} -> {weights}")
 
 
 def main() -> None:
